@@ -33,7 +33,7 @@ def run_stage(
 ) -> Run:
     """Run one stage as a recipe of its own.
 
-    `overrides` are relative to the stage, but for those of the recipe's budget.
+    `overrides` are relative to the stage, but for those of the recipe's budget and its trackers.
     Without a `name` the run is called after the verb, the kind if it has one, and the model. A
     number follows where another request has taken that name.
     """
@@ -53,7 +53,7 @@ def run_stage(
 
 def _placed(word: str, verb: str) -> str:
     """Return a word with the path of its field in the recipe."""
-    return word if word.startswith("budget.") else f"stages.{verb}.{word}"
+    return word if word.startswith(("budget.", "trackers=")) else f"stages.{verb}.{word}"
 
 
 def _with_a_name(checked: schema.Recipe, verb: str, session: Session) -> schema.Recipe:

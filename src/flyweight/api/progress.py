@@ -239,6 +239,13 @@ NOTES = {
     ),
     "left out": ("left out", "yellow", "{name}: {why}"),
     "remark": ("note", "yellow", "{name}: {remark}"),
+    "tracked": ("tracked", "cyan", "{tracker}: {where}"),
+    "untracked": (
+        "note",
+        "yellow",
+        "trackers: {tracker} failed and is told nothing more ({why}); the run goes on, and the same"
+        " command tells the rest later",
+    ),
     "diverged": ("diverged", "yellow", "{name}"),
     "unusable": ("left out", "yellow", "{path}: {why}"),
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from flyweight.api import model_references
+from flyweight.api import model_references, tracking
 from flyweight.api.forgetting import forget
 from flyweight.api.measurements import Model
 from flyweight.api.results import Run as Run
@@ -347,6 +347,7 @@ def run_checked(
     def resolve(reference: str, where: str) -> Artifact:
         return model_references.find(reference, context.store, where, context.watch)
 
+    tracking.check_installed(asked.trackers)
     _hold_memory(asked.budget, context.runtime.device)
     recipes.check_inputs(asked, resolve)
     recipes.check_tasks(asked, context.data_dir)
@@ -366,9 +367,12 @@ def run_checked(
         refuse(planned)
         unfinished.warn_of_replacing()
         context.watch("planned", {"name": checked.name, "plan": planned})
-        finished = recipes.run(checked, runner, resolve)
-        planned = dry_run.counted(planned, context.runtime.device)
-        result = _summarise(finished, context, planned, unfinished.work)
+        with tracking.tracked(asked, context, unfinished.work) as told:
+            runner.context = replace(runner.context, watch=told)
+            finished = recipes.run(checked, runner, resolve)
+            planned = dry_run.counted(planned, context.runtime.device)
+            result = _summarise(finished, context, planned, unfinished.work)
+            told.results(result)
         with context.store.recipe_folder(checked.name, context.watch) as place:
             unfinished.replace(place.path)
             recipes.link_stages(place.path, finished.stages)
@@ -447,8 +451,11 @@ def registry_entry(name: str, request: str, context: Context) -> RunRegistry:
 
 
 def request_of(asked: schema.Recipe | AnyStudy) -> str:
-    """Return a digest of a request: it differs between requests of the same name."""
-    return digest(asked.model_dump(mode="json"))[:8]
+    """Return a digest of a request: it differs between requests of the same name.
+
+    It leaves out what only watches a run.
+    """
+    return digest(asked.model_dump(mode="json", exclude={"trackers"}))[:8]
 
 
 def _summarise(

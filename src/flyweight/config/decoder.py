@@ -55,13 +55,15 @@ class Dropout(Strict):
 
     A number sets these three.
 
-    `mlp` drops of what the MLP reads.
+    `mlp` drops of what the MLP reads. `depth` drops the whole branches of a row (stochastic depth,
+    Huang et al. 2016), the l-th of L uses of layers with probability depth * l / L.
     """
 
     embedding: Probability = 0.0
     attention: Probability = 0.0
     residual: Probability = 0.0
     mlp: Probability = 0.0
+    depth: Probability = Field(default=0.0, exclude_if=lambda value: value == 0)
 
 
 def _three_dropouts(value: object) -> object:

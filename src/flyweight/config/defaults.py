@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from flyweight.config import catalogue, schema
 from flyweight.config.baselines import kind_of_model
-from flyweight.config.expansions import with_controls
+from flyweight.config.expansions import with_controls, with_grids, with_sources
 from flyweight.config.explain import Fault, faults
 from flyweight.config.recipe_rules import LIMITS
 from flyweight.config.schema import ARCHITECTURES, Architecture, Strict, stage_class
@@ -47,12 +47,12 @@ def merge(default: object, own: object) -> Any:
 def with_defaults(raw: Mapping[str, object]) -> dict[str, object]:
     """Move the top-level sections into their stages, and write out the catalogue's models.
 
-    Words that stand for stages, such as controls, are written out as well.
+    Names for MODELs and words that stand for stages, such as controls, are written out as well.
     """
     recipe = laid_out(raw)
     if not isinstance(recipe.get("stages"), dict):
         return recipe
-    recipe = with_controls(recipe)
+    recipe = with_sources(with_grids(with_controls(recipe)))
     stages = recipe["stages"]
     return {**recipe, "stages": {name: _with_fields(stage) for name, stage in stages.items()}}
 
@@ -151,7 +151,7 @@ def default_faults(raw: Mapping[str, object]) -> list[Fault]:
         try:
             TypeAdapter(kind).validate_python(section)
         except ValidationError as error:
-            for fault in faults(error, *roots):
+            for fault in faults(error, *roots, around=schema.Recipe):
                 if fault.kind != "missing" and not (fault.kind == "value_error" and not fault.path):
                     result.append(Fault((key, *fault.path), fault.text, fault.kind))
     return result

@@ -1,20 +1,24 @@
-"""Words of a recipe that stand for stages: a distillation's controls and its teacher's record.
+"""What a recipe writes shortly: names for MODELs, a distillation's controls, several measurements.
 
+sources: {gpt2: "hf:openai-community/gpt2"}
 student: {stage: distill, ..., controls: [same_tokens, same_compute, shuffled]}
 student: {stage: distill, ..., told: {k: 64, rest: bucket, store: fp16}}
+speed:   {stage: bench, input: [student, int8], precision: [fp32, bf16]}
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
-from flyweight.config.messages import nearest
+from flyweight.config.messages import nearest, shown
 from flyweight.config.recipe_rules import LIMITS
-from flyweight.config.schema import Data, Train
+from flyweight.config.schema import Data, Train, stage_class
 from flyweight.errors import RequestError
 
 CONTROLS = {
@@ -24,6 +28,7 @@ CONTROLS = {
 }
 """What a distillation can be compared with, by its word in a recipe."""
 
+SOURCES = "sources"
 TOLD = ("k", "rest", "store")
 """Fields of a record that a distillation asks for itself."""
 
@@ -35,15 +40,7 @@ def with_controls(raw: Mapping[str, Any]) -> dict[str, Any]:
     """
     stages, compare = dict[str, Any](), dict[str, list[str]]()
     for name, stage in raw["stages"].items():
-        distills = isinstance(stage, dict) and stage.get("stage") == "distill"
-        if not distills or not ({"controls", "told"} & stage.keys()):
-            stages[name] = stage
-            continue
-        plain = {key: value for key, value in stage.items() if key != "controls"}
-        controls = _controls(name, plain, stage.get("controls", ()))
-        record = {}
-        if isinstance(plain.get("told"), dict):
-            plain, record = _record(name, plain)
+        plain, record, controls = _written_out(name, stage)
         for other in [*record, *controls]:
             if other in raw["stages"]:
                 raise RequestError(
@@ -57,10 +54,32 @@ def with_controls(raw: Mapping[str, Any]) -> dict[str, Any]:
     asked = report.get("compare") if isinstance(report, dict) else None
     if not isinstance(report, dict) or not isinstance(asked, list):
         return made
-    if compare and all(isinstance(name, str) for name in asked):
+    if any(compare.values()) and all(isinstance(name, str) for name in asked):
         compared = [each for name in asked for each in (name, *compare.get(name, ()))]
         made["report"] = {**report, "compare": list(dict.fromkeys(compared))}
     return made
+
+
+def stand_for(raw: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the names of the stages that the words of each raw stage stand for, beside itself."""
+    return {
+        name: [*record, *controls]
+        for name, stage in raw["stages"].items()
+        for _, record, controls in [_written_out(name, stage)]
+    }
+
+
+def _written_out(name: str, stage: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """Return a raw stage without its words, and what they stand for: its record, its controls."""
+    distills = isinstance(stage, dict) and stage.get("stage") == "distill"
+    if not distills or not ({"controls", "told"} & stage.keys()):
+        return stage, {}, {}
+    plain = {key: value for key, value in stage.items() if key != "controls"}
+    controls = _controls(name, plain, stage.get("controls", ()))
+    record = dict[str, Any]()
+    if isinstance(plain.get("told"), dict):
+        plain, record = _record(name, plain)
+    return plain, record, controls
 
 
 def _controls(name: str, stage: dict[str, Any], words: Any) -> dict[str, dict[str, Any]]:
@@ -138,3 +157,84 @@ def _rows(stage: Mapping[str, Any], where: str) -> int:
             f"or a stage teach with rows"
         )
     return min(steps) * train.batch
+
+
+# --- names for MODELs ---
+
+
+def with_sources(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a raw recipe whose stages name the MODELs that `sources` has names for.
+
+    Raises RequestError for names that are not of text, or that a stage has.
+    """
+    recipe = dict(raw)
+    sources = recipe.pop(SOURCES, None)
+    if sources is None:
+        return recipe
+    texts = isinstance(sources, dict) and all(
+        isinstance(part, str) for pair in sources.items() for part in pair
+    )
+    if not texts:
+        raise RequestError(f"{SOURCES}: holds {shown(sources)}; give names to MODELs")
+    stages = recipe.get("stages")
+    if not isinstance(stages, dict):
+        return recipe
+    if twice := sorted(sources.keys() & stages.keys()):
+        raise RequestError(f"{SOURCES}.{twice[0]}: a stage is called so too; rename one of them")
+    named = {name: _named(stage, sources) for name, stage in stages.items()}
+    return {**recipe, "stages": named}
+
+
+def _named(stage: Any, sources: Mapping[str, str]) -> object:
+    config = stage_class(stage.get("stage")) if isinstance(stage, dict) else None
+    if config is None:
+        return stage
+    named = dict(stage)
+    for field in config.references:
+        value = stage.get(field)
+        if isinstance(value, str):
+            named[field] = sources.get(value, value)
+        elif isinstance(value, list):
+            named[field] = [
+                sources.get(each, each) if isinstance(each, str) else each for each in value
+            ]
+    return named
+
+
+# --- a measurement of several models, or in several ways ---
+
+
+def with_grids(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a raw recipe with one stage for each combination of what a measurement lists.
+
+    Raises RequestError for an empty list, and for names that other stages have.
+    """
+    stages = dict[str, Any]()
+    for name, stage in raw["stages"].items():
+        for made, fields in _grid(name, stage).items():
+            if made in stages or (made != name and made in raw["stages"]):
+                raise RequestError(
+                    f"stages.{name}: a stage {made} is there already, which its lists would make; "
+                    f"rename that one"
+                )
+            stages[made] = fields
+    return {**raw, "stages": stages}
+
+
+def _grid(name: Any, stage: Any) -> dict[Any, Any]:
+    """Return the stages that a measurement's lists stand for, by name; itself without lists."""
+    config = stage_class(stage.get("stage")) if isinstance(stage, dict) else None
+    lists = {
+        field: stage[field]
+        for field in (config.several if config else ())
+        if isinstance(stage.get(field), list)
+    }
+    if not lists:
+        return {name: stage}
+    if empty := next((field for field, values in lists.items() if not values), None):
+        raise RequestError(f"stages.{name}.{empty}: the list is empty; leave the stage out instead")
+    made = dict[Any, Any]()
+    for values in itertools.product(*lists.values()):
+        parts = [re.sub(r"[^A-Za-z0-9_]+", "-", str(value)).strip("-") for value in values]
+        made["-".join([str(name), *parts])] = {**stage, **dict(zip(lists, values, strict=True))}
+    return made

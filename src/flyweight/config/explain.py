@@ -38,15 +38,21 @@ def explain(error: ValidationError, where: str, *roots: type[BaseModel]) -> str:
     return "\n".join([f"{where}:", *(f"  {fault.line()}" for fault in faults(error, *roots))])
 
 
-def faults(error: ValidationError, *roots: type[BaseModel]) -> list[Fault]:
+def faults(
+    error: ValidationError, *roots: type[BaseModel], around: type[BaseModel] | None = None
+) -> list[Fault]:
     """Return every fault of a validation error.
 
-    `roots` are the kinds of config that it could have been.
+    `roots` are the kinds of config that it could have been, `around` is the one that it is part of.
     """
     result = []
+    top = set(around.model_fields) if around else set[str]()
     for fault in error.errors():
         names, configs = _place(roots, fault["loc"])
-        result.append(Fault(tuple(names), _text(fault, names, configs), fault["type"]))
+        text = _text(fault, names, configs)
+        if fault["type"] == "extra_forbidden" and names[-1] in top:
+            text = f"unknown name (did you mean {names[-1]}, at the top of the recipe?)"
+        result.append(Fault(tuple(names), text, fault["type"]))
     return result
 
 

@@ -58,12 +58,19 @@ def _inside(recipe: Recipe, name: str) -> list[str]:
 
 # --- without some stages ---
 
+TAKES_THE_INPUT = ("input", "teacher")
+"""Fields that take the input of a stage that is left out in its place."""
 
-def leave_out(raw: Mapping[str, Any], names: Sequence[str]) -> dict[str, object]:
+
+def leave_out(
+    raw: Mapping[str, Any], names: Sequence[str], beside: Mapping[str, Sequence[str]]
+) -> dict[str, object]:
     """Return a raw recipe without the named stages.
 
-    What consumed one takes its input instead, where it has one. Raises RequestError where it has
-    none, and for a name that no stage has.
+    `beside` are the stages that a stage's words stand for, which go with it.
+
+    What consumed one, or was taught by it, takes its input instead, where it has one. Raises
+    RequestError where it has none, and for a name that no stage has.
     """
     raw = copy.deepcopy(dict(raw))
     stages = raw.get("stages")
@@ -73,12 +80,14 @@ def leave_out(raw: Mapping[str, Any], names: Sequence[str]) -> dict[str, object]
         if name not in stages:
             raise RequestError(f"--without {name}: there is no such stage{nearest(name, stages)}")
         source = stages.pop(name).get("input")
+        gone = (name, *beside.get(name, ()))
         for other, stage in stages.items():
             _replace(name, source, other, stage)
-            _refuse_tie(name, other, stage)
+            _unlist(gone, stage)
+            _move_tie(name, source if source in stages else None, other, stage)
         report = raw.get("report") or {}
         if "compare" in report:
-            report["compare"] = [other for other in report["compare"] if other != name]
+            report["compare"] = [other for other in report["compare"] if other not in gone]
     if not stages:
         raise RequestError("--without: no stage is left to run")
     return raw
@@ -88,12 +97,9 @@ def _replace(name: str, source: str | None, other: str, stage: dict[str, Any]) -
     """Let a raw stage refer to `source` where it referred to the stage `name`, which goes."""
     config = stage_class(stage.get("stage"))
     for field in config.references if config else ():
-        value = stage.get(field)
-        if isinstance(value, list | tuple):
-            stage[field] = [reference for reference in value if reference != name]
-        if value != name:
+        if stage.get(field) != name:
             continue
-        if source is None or field != "input":
+        if source is None or field not in TAKES_THE_INPUT:
             raise RequestError(
                 f"--without {name}: stages.{other}.{field} needs it, and {name} has no "
                 f"input that could take its place;"
@@ -102,12 +108,29 @@ def _replace(name: str, source: str | None, other: str, stage: dict[str, Any]) -
         stage[field] = source
 
 
-def _refuse_tie(name: str, other: str, stage: Mapping[str, Any]) -> None:
-    same_as = (stage.get("train") or {}).get("same_as") or {}
-    if same_as.get("stage") == name:
+def _unlist(gone: Sequence[str], stage: dict[str, Any]) -> None:
+    """Take stages that go out of a raw stage's lists."""
+    config = stage_class(stage.get("stage"))
+    for field in config.references if config else ():
+        value = stage.get(field)
+        if isinstance(value, list | tuple):
+            stage[field] = [reference for reference in value if reference not in gone]
+
+
+def _move_tie(name: str, source: str | None, other: str, stage: dict[str, Any]) -> None:
+    """Let `same_as` take its limit from the input of a stage that goes.
+
+    That is where it means all that was spent up to there.
+    """
+    train = stage.get("train") or {}
+    same_as = train.get("same_as") or {}
+    if same_as.get("stage") != name:
+        return
+    if source is None or not str(same_as.get("of")).startswith("total_"):
         raise RequestError(
             f"--without {name}: stages.{other}.train.same_as takes its limit from it; "
             f"leave {other} out as well, or"
             f" give it a limit of its own: stages.{other}.train.same_as=null "
             f"stages.{other}.train.steps=..."
         )
+    stage["train"] = {**train, "same_as": {**same_as, "stage": source}}

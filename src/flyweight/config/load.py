@@ -10,7 +10,14 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from flyweight.config.defaults import DEFAULTS, default_faults, merge as merge, with_defaults
+from flyweight.config.defaults import (
+    DEFAULTS,
+    default_faults,
+    laid_out,
+    merge as merge,
+    with_defaults,
+)
+from flyweight.config.expansions import stand_for
 from flyweight.config.explain import Fault, explain as explain, faults
 from flyweight.config.graph import is_external as is_external, leave_out, order as order
 from flyweight.config.messages import nearest as nearest
@@ -36,13 +43,22 @@ def recipe(
     """Return the checked recipe of raw YAML data; raise RequestError with every fault found.
 
     A recipe is checked whole before the stages `without` are left out: what is malformed cannot be
-    searched for them.
+    searched for them. Stages that words stand for, such as controls, go with the stage that has the
+    words, or alone by their own names.
     """
     if isinstance(without, str):
         raise RequestError(f"without={without!r}: name stages in a list, without=[{without!r}]")
     load_plugins()
     checked = _checked(raw, where)
-    return _checked(leave_out(raw, without), where) if without else checked
+    if not without:
+        return checked
+    stages = raw["stages"]
+    assert isinstance(stages, dict)  # it was checked
+    written = [name for name in without if name in stages]
+    rest = leave_out(raw, written, stand_for(laid_out(raw)))
+    if made := [name for name in without if name not in written]:
+        rest = leave_out(with_defaults(rest), made, {})
+    return _checked(rest, where)
 
 
 def _checked(raw: Mapping[str, object], where: str) -> Recipe:
@@ -50,7 +66,7 @@ def _checked(raw: Mapping[str, object], where: str) -> Recipe:
     try:
         checked = Recipe.model_validate(with_defaults(raw))
     except ValidationError as error:
-        lines = _told_once(raw, in_defaults, faults(error, Recipe))
+        lines = _told_once(raw, in_defaults, faults(error, Recipe, around=Recipe))
         raise RequestError("\n".join([f"{where}:", *(f"  {line}" for line in lines)])) from error
     if in_defaults:
         raise RequestError(

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flyweight.config.baselines import KINDS, kind_of_model
 from flyweight.config.defaults import DEFAULTS, laid_out
+from flyweight.config.expansions import SOURCES
 from flyweight.config.messages import nearest, shown
 from flyweight.config.places import recipe_places
 from flyweight.config.plugins import load_plugins
 from flyweight.config.schema import Recipe, stage_class
+from flyweight.config.variants import choose
 from flyweight.config.words import check_words
 from flyweight.config.yaml import parse_yaml
 from flyweight.errors import RequestError
@@ -20,12 +21,14 @@ from flyweight.errors import RequestError
 def override(raw: dict[str, Any], words: Sequence[str]) -> dict[str, object]:
     """Return a copy of a raw recipe with `path=value` words applied; values are YAML.
 
+    Words that name a version of the recipe choose that first.
+
     Raises RequestError for a word that is not text or has no `=`, and for a path into a stage that
     is not there. Any other unknown name is found by the validation that follows.
     """
     check_words(words)
     load_plugins()
-    raw = copy.deepcopy(raw)
+    raw, words = choose(raw, words)
     for word in words:
         path, equals, text = word.partition("=")
         if not equals or not path:
@@ -50,7 +53,7 @@ def _check_start(keys: Sequence[str], raw: Mapping[str, object]) -> None:
     if keys[0] == "stages" and len(keys) > 1 and keys[1] not in stages:
         names = [f"stages.{name}" for name in stages]
         raise RequestError(f"{path}: there is no such stage{nearest('.'.join(keys[:2]), names)}")
-    if keys[0] in Recipe.model_fields or keys[0] in DEFAULTS:
+    if keys[0] in (*Recipe.model_fields, *DEFAULTS, SOURCES):
         return
     if keys[0] in stages:
         raise RequestError(f"{path}: {keys[0]} is a stage; did you mean stages.{path}?")

@@ -155,6 +155,7 @@ from flyweight.config.stage import (
     TextUse,
 )
 from flyweight.config.tasks import TaskData as TaskData
+from flyweight.config.trackers import Trackers
 from flyweight.config.training import (
     FROZEN_IN_BFLOAT16,
     NO_BFLOAT16,
@@ -669,6 +670,7 @@ class Evaluate(StageConfig):
 
     measures: ClassVar[str | None] = "input"
     of_machine: ClassVar[bool] = True
+    several: ClassVar[tuple[str, ...]] = ("input", "split")
     seconds: ClassVar[float] = 0.4
     noun: ClassVar[str] = "evaluation"
 
@@ -886,7 +888,8 @@ class Report(Strict):
 class Recipe(Strict):
     """A DAG of stages under one budget.
 
-    Top-level `data`, `train` and `model` are defaults of every stage that has them.
+    Top-level `data`, `train` and `model` are defaults of every stage that has them. `trackers` are
+    told the run's curves, table and numbers. They change no id.
     """
 
     name: Name
@@ -894,6 +897,7 @@ class Recipe(Strict):
     budget: Budget = Budget()
     stages: Annotated[dict[StageName, AnyStage], Field(min_length=1)]
     report: Report = Report()
+    trackers: Trackers = Field(default=(), exclude_if=_empty)
 
     def __repr__(self) -> str:
         return f"<Recipe {self.name}: {', '.join(self.stages)}>"

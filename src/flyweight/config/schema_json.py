@@ -8,9 +8,10 @@ from pydantic import Field, create_model
 
 from flyweight.config import catalogue
 from flyweight.config.baselines import DECODER
-from flyweight.config.expansions import CONTROLS
+from flyweight.config.expansions import CONTROLS, SOURCES
 from flyweight.config.plugins import load_plugins
 from flyweight.config.schema import ARCHITECTURES, STAGE_CONFIGS, Recipe, StageName, any_stage
+from flyweight.config.variants import VARIANTS
 
 
 def json_schema() -> dict[str, Any]:
@@ -58,6 +59,24 @@ def json_schema() -> dict[str, Any]:
     fields = {"k": {"type": "integer"}, "rest": {"type": "string"}, "store": {"type": "string"}}
     record = {"type": "object", "properties": fields, "additionalProperties": False}
     properties["told"] = {**properties["told"], "anyOf": [*properties["told"]["anyOf"], record]}
+    for config in STAGE_CONFIGS.values():
+        properties = definitions[config.__name__]["properties"]
+        for field in config.several:
+            if field in properties:
+                one = properties[field]
+                properties[field] = {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+    result["properties"][SOURCES] = {
+        "type": "object",
+        "additionalProperties": {"type": "string"},
+        "description": "Names for MODELs, by which stages may refer to them.",
+    }
+    versions = {"type": "object", "additionalProperties": {"type": "object"}, "minProperties": 1}
+    result["properties"][VARIANTS] = {
+        "type": "object",
+        "additionalProperties": versions,
+        "description": "Versions of the recipe by what they differ in: each has the fields that "
+        "are laid over the others. A word such as protocol=published chooses one.",
+    }
     for definition in definitions.values():
         if "kind" in definition.get("properties", {}):
             definition.setdefault("required", [])

@@ -29,6 +29,7 @@ class SpeedStage(StageConfig):
 
     measures: ClassVar[str | None] = "input"
     of_machine: ClassVar[bool] = True
+    several: ClassVar[tuple[str, ...]] = ("input", "precision", "attention", "engine", "batch")
     seconds: ClassVar[float] = 3.5
 
     @model_serializer(mode="wrap")

@@ -59,6 +59,7 @@ class StageConfig(Strict):
     - `spends`: quantities that `same_as` can take from the stage.
     - `validated`: the facts have `best_nll`, by which `select` can choose.
     - `compresses`: the model is that of `input` in fewer bytes, and reports compare the two.
+    - `several`: fields of which a recipe may list several values, to measure each combination.
     - `seconds`: what it takes on two idle cores, whatever the text and the model.
     """
 
@@ -72,6 +73,7 @@ class StageConfig(Strict):
     spends: ClassVar[tuple[str, ...]] = ()
     validated: ClassVar[bool] = False
     compresses: ClassVar[bool] = False
+    several: ClassVar[tuple[str, ...]] = ()
     seconds: ClassVar[float] = 0.2
     noun: ClassVar[str] = ""
     """What a plan calls several of them; the stage's name unless it is set."""

@@ -106,6 +106,10 @@ def _float32(value: object) -> bool:
     return value == "fp32"
 
 
+def _zero(value: object) -> bool:
+    return value == 0
+
+
 def _after(value: object) -> bool:
     return value == "after"
 
@@ -152,7 +156,9 @@ class Train(Strict):
     a task. `loss` is for tasks: by default completions alone are learned, with `all` the prompts
     too. Out of memory, `on_oom: halve` computes a step in micro-batches of half as many rows and
     goes on with the same update; `stop` ends the run. With `average`, what is validated and kept is
-    a running average of the weights.
+    a running average of the weights. `input_noise` is the share of input tokens that are exchanged
+    for tokens drawn from the text, as often as they stand there, while targets stay (Xie et al.
+    2017). Teachers read the text itself.
     """
 
     steps: Steps | None = None
@@ -172,8 +178,8 @@ class Train(Strict):
     validation_tokens: Tokens = 65_536
     keep: Literal["best", "last"] = "best"
     checkpoint: Annotated[Seconds, Field(gt=0)] = 15.0
-    trackers: tuple[Literal["wandb", "trackio", "tensorboard"], ...] = ()
     average: Average | None = Field(default=None, exclude_if=_none)
+    input_noise: Probability = Field(default=0.0, exclude_if=_zero)
     memory: MemorySaving = Field(default=MemorySaving(), exclude_if=_saves_nothing)
     on_oom: Literal["halve", "stop"] = Field(default="halve", exclude_if=_halves)
 

@@ -36,7 +36,8 @@ class Batch:
 
     `weights` (B, T) multiply the loss of each target, but not its share of the divisor: losses are
     divided by the number of real targets. `documents` (B, T), int64, are the ids of the inputs'
-    documents, where a token must not see another document.
+    documents, where a token must not see another document. `noisy` (B, T) is what a model that
+    learns reads instead of the inputs, which a teacher reads.
     """
 
     inputs: Tensor
@@ -45,6 +46,7 @@ class Batch:
     weights: Tensor | None = None
     documents: Tensor | None = None
     teacher: TeacherRecord | None = None
+    noisy: Tensor | None = None
 
     @classmethod
     def from_tensors(
@@ -80,6 +82,11 @@ class Batch:
         return replace(self, teacher=teacher)
 
     @property
+    def learned_from(self) -> Tensor:
+        """What a model that learns reads, (B, T)."""
+        return self.inputs if self.noisy is None else self.noisy
+
+    @property
     def all_real(self) -> bool:
         """Whether every target counts."""
         return self.real_targets == self.targets.numel()
@@ -96,6 +103,7 @@ class Batch:
             weights=None if self.weights is None else self.weights.to(device),
             documents=None if self.documents is None else self.documents.to(device),
             teacher=teacher,
+            noisy=None if self.noisy is None else self.noisy.to(device),
         )
 
 

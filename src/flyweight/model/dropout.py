@@ -70,6 +70,36 @@ class Dropout(nn.Module):
         return [_mixed(key, self.first_row + row) for row in range(rows)]
 
 
+class StochasticDepth(Dropout):
+    """Sets a whole branch to zero for some rows in training, and scales it for the others.
+
+    Huang et al. 2016. The layer's uses have `rates` of their own.
+    """
+
+    def __init__(self, rates: Sequence[float]) -> None:
+        super().__init__(max(rates))
+        self.rates = tuple(rates)
+
+    def forward(self, x: Tensor, use: int = 0) -> Tensor:
+        """Return the branch x (B, ...) of a use of the layer; one number a row is kept."""
+        if not self.training:
+            return x
+        return x * self.factors(x, use).view(-1, *[1] * (x.dim() - 1))
+
+    def factors(self, x: Tensor, use: int) -> Tensor:
+        """Return what each row of x (B, ...) is multiplied by, (B,): 0 or 1 / (1 - rate)."""
+        rate = self.rates[use]
+        if not holds_data(x):  # nothing is computed: the bytes count alone
+            return x.new_empty(len(x))
+        least = rate * (1 << (_WORD - 1))
+        return x.new_tensor([(seed >= least) / (1 - rate) for seed in self.seeds(len(x))])
+
+
+def stochastic_depth(rates: Sequence[float]) -> StochasticDepth | None:
+    """Return a layer's stochastic depth, or None where no branch is dropped."""
+    return StochasticDepth(rates) if rates else None
+
+
 def dropout(rate: float) -> Dropout | None:
     """Return a dropout, or None where nothing is dropped."""
     return Dropout(rate) if rate else None

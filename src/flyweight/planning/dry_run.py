@@ -242,7 +242,8 @@ class _Run:
         shape = (self.train.batch // self.train.accumulate, self.planned.context)
         ids = torch.zeros(shape, dtype=torch.int64)
         documents = torch.zeros_like(ids) if self.planned.isolated else None
-        batch = Batch(ids, torch.zeros_like(ids), ids.numel(), documents=documents)
+        noisy = torch.zeros_like(ids) if self.train.input_noise else None
+        batch = Batch(ids, torch.zeros_like(ids), ids.numel(), documents=documents, noisy=noisy)
         with autocast("cpu", self.planned.precision):
             summed = self.objective(self.model, batch)
         kept = self.live.now

@@ -190,7 +190,7 @@ def identity_config(config: Strict) -> dict[str, Any]:
     """
     references = config.references if isinstance(config, StageConfig) else ()
     plain = config.model_dump(mode="json", exclude={*references, "stage"})
-    for name in ("checkpoint", "trackers", "same_as", "on_oom"):
+    for name in ("checkpoint", "same_as", "on_oom"):
         plain.get("train", {}).pop(name, None)
     if isinstance(config, StageConfig):
         plain |= config.identity_fields()

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from flyweight.checkpoints import load_any
 from flyweight.checkpoints.load_any import AnyModel
 from flyweight.config import schema
-from flyweight.core.events import Events
 from flyweight.core.files import copy_file, disk_errors
 from flyweight.model import folder
 from flyweight.model.build import Model
@@ -20,7 +18,6 @@ from flyweight.training.limits import Limits
 from flyweight.training.memory_saving import check_saving
 from flyweight.training.objectives import Objective
 from flyweight.training.step_cost import StepCost
-from flyweight.training.trackers import tracked
 from flyweight.training.trainer import Trainer
 from flyweight.training.training_data import training_data
 
@@ -69,7 +66,6 @@ def train_model(
         epoch=data.epoch,
     )
     data.check((limits.steps or 0) * train.batch, f"stages.{inputs.name}")
-    watch = tracked(train.trackers, inputs.name, draft.identity.id, draft.events.watch)
     trainer = Trainer(
         model=model,
         objective=objective,
@@ -80,7 +76,7 @@ def train_model(
         cost=cost,
         runtime=runtime,
         precision=precision,
-        draft=replace(draft, events=Events(draft.events.path, watch)),
+        draft=draft,
         meter=context.meter,
         name=inputs.name,
     )

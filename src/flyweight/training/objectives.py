@@ -292,7 +292,7 @@ def _sum_over_head(
     model: LanguageModel, batch: Batch, loss_of: ChunkLoss, tokens: int | None
 ) -> LossSum:
     """Return the sums of `loss_of` over a batch; only the head's rows for `tokens` take part."""
-    read, matrix, bias = model.output_of(batch.inputs, batch.documents)
+    read, matrix, bias = model.output_of(batch.learned_from, batch.documents)
     loss, nll = chunked(read.flatten(0, 1), matrix, loss_of, bias, tokens)
     return LossSum(loss, nll, batch.real_targets)
 

@@ -38,6 +38,7 @@ class PlannedTraining(Strict):
             "accumulate",
             "optimizer",
             "average",
+            "input_noise",
             "memory",
             "clip",
             "validation_tokens",

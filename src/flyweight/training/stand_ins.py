@@ -67,7 +67,8 @@ class RandomTokens:
         ids = torch.randint(vocab, (size, self.context + 1), generator=drawn)  # (B, T + 1)
         inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
         documents = torch.zeros_like(inputs) if self.planned.isolated else None
-        return Batch(inputs, targets, inputs.numel(), documents=documents)
+        noisy = inputs.clone() if self.planned.train.input_noise else None
+        return Batch(inputs, targets, inputs.numel(), documents=documents, noisy=noisy)
 
 
 @dataclass(frozen=True)

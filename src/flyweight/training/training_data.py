@@ -12,6 +12,8 @@ from flyweight.config import schema
 from flyweight.core.runtime import Precision, Runtime
 from flyweight.data.batch import BatchSource
 from flyweight.data.corpus import Corpus
+from flyweight.data.noise import NoisyInputs
+from flyweight.data.shards import Tokens
 from flyweight.data.tasks.batches import ExampleBatches
 from flyweight.data.tasks.folder import ExampleFolder
 from flyweight.data.told import Told, ToldWindows
@@ -27,13 +29,15 @@ from flyweight.training.objectives import NextTokenObjective
 class TrainingData:
     """The batches of a training and its validation.
 
-    `epoch` is the number of rows that one epoch reads. `validate` returns the mean NLL in nats per
+    `epoch` is the number of rows that one epoch reads, and `text` the tokens that are learned, one
+    after another. `validate` returns the mean NLL in nats per
     target on so many inputs of the validation split, so many
     rows at a time. `facts` tells what so many rows of a training were. `check(rows, where)` raises
     RequestError where there are not so many.
     """
 
     source: BatchSource
+    text: Tokens
     epoch: int
     validate: Callable[[int, int], float]
     facts: Callable[[int], dict[str, Any]]
@@ -49,11 +53,20 @@ def training_data(
 ) -> TrainingData:
     """Return what a stage trains `model` on; raise RequestError where there is too little of it."""
     if isinstance(config.data, schema.TaskData):
-        return _examples(config.data, config.train, model, inputs, runtime, precision)
-    data = _windows(config.data, config.train, model, inputs, runtime, precision)
+        data = _examples(config.data, config.train, model, inputs, runtime, precision)
+    else:
+        data = _windows(config.data, config.train, model, inputs, runtime, precision)
     if isinstance(config, schema.Distill) and config.told is not None:
-        return _told(data, inputs)
-    return data
+        data = _told(data, inputs)
+    return _noisy(data, config.train, runtime.seed)
+
+
+def _noisy(data: TrainingData, train: schema.Train, seed: int) -> TrainingData:
+    """Return data whose inputs are noisy, where that is asked for."""
+    if not train.input_noise:
+        return data
+    noisy = NoisyInputs(data.source, data.text, train.input_noise, train.batch, seed)
+    return replace(data, source=noisy)
 
 
 def _told(data: TrainingData, inputs: Inputs) -> TrainingData:
@@ -79,7 +92,8 @@ def _windows(
     # Opening the artifact has just compared every checksum.
     corpus = Corpus.open(inputs.text(), verify=False)
     documents = data.documents
-    windows = Windows(corpus.split("train"), data.context, train.batch, runtime.seed, documents)
+    text = corpus.split("train")
+    windows = Windows(text, data.context, train.batch, runtime.seed, documents)
 
     def validate(tokens: int, rows: int) -> float:
         return likelihood.quick(
@@ -96,7 +110,7 @@ def _windows(
     def facts(_: int) -> dict[str, Any]:
         return {"documents": documents} if documents == "isolated" else {}
 
-    return TrainingData(windows, windows.windows, validate, facts)
+    return TrainingData(windows, text.tokens, windows.windows, validate, facts)
 
 
 def _examples(
@@ -108,8 +122,9 @@ def _examples(
     precision: Precision,
 ) -> TrainingData:
     folder = ExampleFolder.open(inputs.encoded())
+    learned = folder.split("train")
     source = ExampleBatches(
-        folder.split("train"),
+        learned,
         data.context,
         train.batch,
         runtime.seed,
@@ -135,7 +150,7 @@ def _examples(
             "remarks": list(folder.meta.remarks()),
         }
 
-    return TrainingData(source, source.rows, validate, facts)
+    return TrainingData(source, Tokens([learned.tokens]), source.rows, validate, facts)
 
 
 @torch.no_grad()

@@ -107,3 +107,141 @@ def test_a_name_that_is_taken():
     }
     with pytest.raises(RequestError, match="a stage student-same-tokens is there already"):
         load.recipe(raw)
+
+
+MEASURED = {
+    "name": "measured",
+    "data": CORPUS,
+    "train": {"steps": 3},
+    "stages": {
+        "model": {"stage": "pretrain", "model": {"dim": 16, "layers": 1}},
+        "other": {"stage": "quantize", "input": "model", "kind": "int8"},
+        "speed": {
+            "stage": "bench",
+            "input": ["model", "other"],
+            "precision": ["fp32", "bf16"],
+            "batch": [1, 16],
+            "prompt": 8,
+        },
+    },
+}
+
+
+def changed(name, **fields):
+    stages = {**MEASURED["stages"], name: {**MEASURED["stages"].get(name, {}), **fields}}
+    return {**MEASURED, "stages": stages}
+
+
+def test_a_measurement_of_several_is_a_stage_for_each():
+    stages = load.recipe(MEASURED).stages
+    names = [
+        f"speed-{m}-{p}-{b}" for m in ("model", "other") for p in ("fp32", "bf16") for b in (1, 16)
+    ]
+    assert list(stages) == ["model", "other", *names]
+    one = stages["speed-other-bf16-16"]
+    assert (one.input, one.precision, one.batch, one.prompt) == ("other", "bf16", 16, 8)
+
+
+def test_a_split_with_a_sign_has_a_name_all_the_same():
+    raw = changed("score", stage="evaluate", input="model", split=["validation", "validation+test"])
+    names = ["score-validation", "score-validation-test"]
+    assert [name for name in load.recipe(raw).stages if name.startswith("score")] == names
+
+
+def test_lists_that_cannot_be_measured_are_refused():
+    with pytest.raises(RequestError, match=r"speed\.batch: the list is empty"):
+        load.recipe(changed("speed", batch=[]))
+    with pytest.raises(RequestError, match="speed-model-fp32-1 is there already"):
+        load.recipe(changed("speed-model-fp32-1", stage="evaluate", input="model"))
+    with pytest.raises(RequestError, match="batch"):
+        load.recipe(changed("speed", batch=[1, "many"]))
+    with pytest.raises(RequestError, match="kind"):
+        load.recipe(changed("other", kind=["int8", "nf4"]))
+
+
+def test_a_measured_model_that_is_left_out_leaves_its_list():
+    stages = load.recipe(MEASURED, without=["other", "speed-model-bf16-1"]).stages
+    assert list(stages) == [
+        "model",
+        "speed-model-fp32-1",
+        "speed-model-fp32-16",
+        "speed-model-bf16-16",
+    ]
+
+
+def test_a_control_is_left_out_alone_or_with_its_student():
+    raw = {
+        "name": "words",
+        "data": CORPUS,
+        "model": {"dim": 32, "layers": 1, "attention": {"heads": 2}},
+        "train": {"steps": 7, "batch": 4},
+        "stages": {
+            "teacher": {"stage": "pretrain"},
+            "student": {"stage": "distill", "teacher": "teacher", "controls": ["same_tokens"]},
+        },
+    }
+    assert list(load.recipe(raw, without=["student-same-tokens"]).stages) == ["teacher", "student"]
+    assert list(load.recipe(raw, without=["student"]).stages) == ["teacher"]
+    with pytest.raises(RequestError, match="--without nobody"):
+        load.recipe(raw, without=["nobody"])
+
+
+def test_what_a_stage_left_out_had_taught_is_taught_by_its_input():
+    raw = changed("adapted", stage="finetune", input="model", method="full")
+    raw["stages"]["student"] = {
+        "stage": "distill",
+        "teacher": "adapted",
+        "model": {"dim": 8, "layers": 1},
+    }
+    assert load.recipe(raw, without=["adapted"]).stages["student"].teacher == "model"
+
+
+def test_sources_are_names_for_models():
+    raw = changed("tuned", stage="finetune", input="base", method="full")
+    raw["sources"] = {"base": "hf:a/b"}
+    assert load.recipe(raw).stages["tuned"].input == "hf:a/b"
+    other = load.recipe(load.override(raw, ["sources.base=models/c"]))
+    assert other.stages["tuned"].input == "models/c"
+
+
+@pytest.mark.parametrize("sources", [3, ["a"], {"base": 3}, {3: "hf:a/b"}, {"model": "hf:a/b"}])
+def test_sources_that_are_none_are_refused(sources):
+    with pytest.raises(RequestError, match="sources"):
+        load.recipe({**MEASURED, "sources": sources})
+
+
+def tied(of="total_flops"):
+    raw = changed("tuned", stage="finetune", input="model", method="full")
+    alone = {"stage": "pretrain", "model": {"dim": 16, "layers": 1}}
+    raw["stages"]["alone"] = {**alone, "train": {"same_as": {"stage": "tuned", "of": of}}}
+    return raw
+
+
+def test_a_limit_of_all_that_was_spent_is_that_up_to_the_input_of_a_stage_left_out():
+    stages = load.recipe(tied(), without=["tuned"]).stages
+    assert stages["alone"].train.same_as == schema.SameAs(stage="model", of="total_flops")
+    with pytest.raises(RequestError, match="same_as takes its limit from it"):
+        load.recipe(tied("tokens"), without=["tuned"])
+
+
+def test_a_student_goes_with_its_controls_from_every_list():
+    raw = {
+        "name": "words",
+        "data": CORPUS,
+        "model": {"dim": 32, "layers": 1, "attention": {"heads": 2}},
+        "train": {"steps": 7, "batch": 4},
+        "stages": {
+            "teacher": {"stage": "pretrain"},
+            "student": {
+                "stage": "distill",
+                "teacher": "teacher",
+                "controls": ["same_tokens"],
+                "told": {"k": 4},
+            },
+            "speed": {"stage": "bench", "input": ["teacher", "student", "student-same-tokens"]},
+        },
+        "report": {"compare": ["teacher", "student", "student-same-tokens"]},
+    }
+    left = load.recipe(raw, without=["student"])
+    assert list(left.stages) == ["teacher", "speed-teacher"]
+    assert left.report.compare == ("teacher",)

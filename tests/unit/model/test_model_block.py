@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from flyweight.config.schema import ModelConfig
 from flyweight.model.block import Block
@@ -85,3 +86,66 @@ def test_sinusoids_are_those_of_the_paper() -> None:
                 assert found[place, 2 * pair + 1].item() == pytest.approx(
                     angle.cos().item(), abs=1e-5
                 )
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_a_dropped_branch_leaves_the_stream_as_it_was(placement: str) -> None:
+    model = decoder(layers=3, dropout={"depth": 0.6}, norm={"placement": placement}).train()
+    x, seen = torch.randn(64, 5, 16), causal_mask(0, 5, None, torch.device("cpu"))
+    block = model.blocks[2]
+    assert isinstance(block, Block) and block.depth is not None
+    torch.manual_seed(5)
+    attention, mlp = (block.depth.factors(x, 0).view(-1, 1, 1) for _ in range(2))
+    torch.manual_seed(5)
+    found = block(x, seen)[0]
+    if placement == "pre":
+        h = x + attention * block.attention(block.attention_norm(x), seen, None, None)[0]
+        expected = h + mlp * block.mlp(block.mlp_norm(h))
+    else:
+        h = block.attention_norm(x + attention * block.attention(x, seen, None, None)[0])
+        expected = block.mlp_norm(h + mlp * block.mlp(h))
+    torch.testing.assert_close(found, expected)
+    both = (attention == 0) & (mlp == 0)
+    assert both.any()
+    if placement == "pre":
+        assert torch.equal(found[both.flatten()], x[both.flatten()])
+
+
+def test_the_rate_of_depth_grows_over_the_uses_of_layers() -> None:
+    rates = [block.depth.rates for block in decoder(layers=4, dropout={"depth": 0.4}).blocks]
+    assert [rate for uses in rates for rate in uses] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    shared = decoder(
+        layers=3,
+        dropout={"depth": 0.5},
+        sharing={"kind": "span", "span": [1, 1], "times": 3},
+        thinking={"passes": 1},
+    )
+    rates = [block.depth.rates for block in shared.blocks]
+    once = ([0.1], [0.2, 0.3, 0.4], [0.5])
+    for found, expected in zip(rates, once, strict=True):
+        assert list(found) == pytest.approx(expected * 2), "each pass drops alike"
+    assert all(block.depth is None for block in decoder(layers=2).blocks)
+
+
+def test_depth_is_dropped_by_row_beside_recomputation_and_not_while_reading() -> None:
+    model, tokens = decoder(layers=2, dropout={"depth": 0.5}).train(), torch.arange(8)[None]
+    many = tokens.expand(16, 8)
+    torch.manual_seed(0)
+    found = model(many)
+    assert len(found.unique(dim=0)) > 1
+    assert torch.equal(model.eval()(many), model(many))
+    model.train()
+    gradients = []
+    for recompute in (None, lambda block, *reads: checkpoint(block, *reads, use_reentrant=False)):
+        model.recompute = recompute
+        model.zero_grad()
+        torch.manual_seed(0)
+        model(many).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_depth_is_not_written_where_it_is_not_asked_for() -> None:
+    assert "depth" not in decoder().config.model_dump()["dropout"]
+    with pytest.raises(ValueError, match=r"dropout\.depth: a model without layers"):
+        ModelConfig.model_validate({"dim": 8, "layers": 0, "dropout": {"depth": 0.1}})

@@ -5,7 +5,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from flyweight.model.dropout import LEVELS, Dropout, dropout, number_rows
+from flyweight.model.dropout import (
+    LEVELS,
+    Dropout,
+    StochasticDepth,
+    dropout,
+    number_rows,
+    stochastic_depth,
+)
 
 SHAPE = (8, 5, 7)  # numbers of a row do not fill whole words
 
@@ -110,3 +117,41 @@ def test_a_dry_run_counts_masks_without_drawing_them():
 
 def test_an_empty_batch_has_an_empty_mask():
     assert Dropout(0.5)(torch.ones(0, 3)).shape == (0, 3)
+
+
+def factors(drop, cuts, use=0, seed=0):
+    """Return what SHAPE's rows are multiplied by, read in pieces that end at `cuts`."""
+    found, x = [], torch.ones(SHAPE)
+    for start, stop in zip((0, *cuts), (*cuts, len(x)), strict=True):
+        torch.manual_seed(seed)
+        number_rows([drop], start)
+        found.append(torch.stack([drop.factors(x[start:stop], use) for _ in range(2)]))
+    return torch.cat(found, 1)
+
+
+@pytest.mark.parametrize("cuts", [(4,), (1, 2, 7)])
+def test_a_row_loses_its_branches_in_whatever_batch(cuts):
+    drop = StochasticDepth((0.2, 0.5))
+    assert torch.equal(factors(drop, cuts, use=1), factors(drop, (), use=1))
+    assert not torch.equal(factors(drop, (), use=1), factors(drop, (), use=1, seed=1))
+
+
+@pytest.mark.parametrize("use", [0, 1])
+def test_a_branch_is_dropped_whole_as_often_as_its_use_says_and_its_mean_stays(use):
+    torch.manual_seed(3)
+    rate, n = (0.1, 0.7)[use], 20_000
+    drop = StochasticDepth((0.1, 0.7))
+    y = drop(torch.ones(n, 2, 3), use)
+    spread = (rate * (1 - rate) / n) ** 0.5
+    assert float((y[:, 0, 0] == 0).double().mean()) == pytest.approx(rate, abs=4 * spread)
+    assert float(y.double().mean()) == pytest.approx(1, abs=5 * spread / (1 - rate))
+    assert torch.equal(y, y[:, :1, :1].expand_as(y))
+    assert drop.eval()(y, use) is y
+
+
+def test_a_branch_is_dropped_in_its_own_dtype_and_counted_without_data():
+    drop = StochasticDepth((0.5,))
+    assert drop(torch.ones(4, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    with FakeTensorMode():
+        assert drop(torch.ones(4, 2)).shape == (4, 2)
+    assert stochastic_depth(()) is None

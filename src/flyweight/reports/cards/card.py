@@ -277,7 +277,13 @@ def _made(subject: CardSubject) -> str:
     config = stage_class(subject.stage)
     if config is None:
         return f"made by {code(subject.stage)}, a stage of another package"
-    return config.describe(origin)
+    return config.describe(origin) + _noise(origin.config)
+
+
+def _noise(config: Mapping[str, Any]) -> str:
+    """Return what a training did to its inputs; empty where it read them as they are."""
+    rate = (config.get("train") or {}).get("input_noise", 0)
+    return f", {rate:.3g} of its inputs exchanged for other tokens at random" if rate else ""
 
 
 def _tokenizer(facts: Mapping[str, Any]) -> str:

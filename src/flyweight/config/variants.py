@@ -1,0 +1,92 @@
+"""Versions of one recipe, of which a word chooses one.
+
+variants: {protocol: {repaired: {}, published: {stages: {tuned: {train: {epochs: 2}}}}}}
+
+`protocol=published` lays that version's fields over the recipe. The first version is the default.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flyweight.config.defaults import DEFAULTS, merge
+from flyweight.config.expansions import SOURCES
+from flyweight.config.messages import nearest, shown
+from flyweight.config.schema import Recipe
+from flyweight.errors import RequestError
+
+VARIANTS = "variants"
+
+
+def choose(raw: Mapping[str, Any], words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return a raw recipe in the versions that its words name, and the words that are left.
+
+    Raises RequestError for a version that is not there, and for versions that are not written as
+    such.
+    """
+    recipe = copy.deepcopy(dict(raw))
+    axes = recipe.pop(VARIANTS, None)
+    if axes is None:
+        return recipe, list(words)
+    asked, rest = dict[str, str](), list[str]()
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and isinstance(axes, dict) and name in axes:
+            asked[name] = value
+        else:
+            rest.append(word)
+    for name, versions in _checked_axes(axes).items():
+        chosen = asked.get(name, next(iter(versions)))
+        if chosen not in versions:
+            raise RequestError(
+                f"{name}={chosen}: there is no such version{nearest(chosen, versions)}"
+            )
+        recipe = _laid_over(recipe, versions[chosen])
+    return recipe, rest
+
+
+def _checked_axes(axes: object) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the versions by what they are versions of; raise RequestError for anything else."""
+    if not isinstance(axes, dict):
+        raise RequestError(f"{VARIANTS}: holds {shown(axes)}; name versions by what they differ in")
+    for name, versions in axes.items():
+        where = f"{VARIANTS}.{name}"
+        if name in {*Recipe.model_fields, *DEFAULTS, SOURCES}:
+            raise RequestError(f"{where}: {name} is a field of recipes; choose another name")
+        if not isinstance(name, str) or not isinstance(versions, dict) or not versions:
+            raise RequestError(f"{where}: name the versions with the fields that differ in each")
+        for version, fields in versions.items():
+            if not isinstance(version, str) or not isinstance(fields, dict):
+                raise RequestError(
+                    f"{where}.{version}: a version has a name and the fields that differ; "
+                    f"{{}} where none does"
+                )
+    return axes
+
+
+def _laid_over(recipe: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a raw recipe with a version's fields; a stage of another kind replaces the other's.
+
+    A stage that is null is left out.
+    """
+    stages = recipe.get("stages")
+    own = fields.get("stages")
+    merged = merge({**recipe, "stages": {}}, {**fields, "stages": {}})
+    if not isinstance(stages, dict) or not isinstance(own, dict):
+        return {**merged, "stages": stages if own is None else own}
+    laid = dict(stages)
+    for name, stage in own.items():
+        if stage is None:
+            laid.pop(name, None)
+            continue
+        laid[name] = merge(laid.get(name), stage) if _goes_on(laid.get(name), stage) else stage
+    return {**merged, "stages": laid}
+
+
+def _goes_on(before: object, stage: object) -> bool:
+    """Return whether a version's raw stage is of the same kind as the one that it is laid over."""
+    if not isinstance(before, dict) or not isinstance(stage, dict):
+        return False
+    return stage.get("stage", before.get("stage")) == before.get("stage")
