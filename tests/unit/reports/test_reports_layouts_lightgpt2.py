@@ -379,7 +379,9 @@ def test_a_link_of_an_earlier_recipe_is_not_written_into(tmp_path):
 
 RECIPE = {
     "name": "toy",
-    "stages": {"m": {"stage": "init", "model": {"dim": 8, "layers": 1, "vocab_size": 9, "context": 8}}},
+    "stages": {
+        "m": {"stage": "init", "model": {"dim": 8, "layers": 1, "vocab_size": 9, "context": 8}}
+    },
 }
 
 
