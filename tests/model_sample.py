@@ -102,6 +102,7 @@ FIELDS: dict[str, list[Any]] = {
     "window": [None, (4, 0), (6, 2), (3, 2), (1, 0), (50, 3)],
     "qk_norm": [False, True],
     "gain": [False, True],
+    "value_residual": [False, True],
     "tied": [True, False],
     "head_bias": [False, True],
     "softcap": [None, 3.0],
@@ -127,6 +128,7 @@ def config_of(row: list[Any]) -> ModelConfig:
     value = dict(zip(NAMES, row, strict=True))
     norm, sharing = value["norm"], value["sharing"]
     norm = {"kind": norm} if isinstance(norm, str) else norm
+    thinks = value["thinking"] != "none"
     one = isinstance(sharing, dict) and sharing["kind"] == "all"
     alone = (
         sharing == "none" and value["thinking"] != "none"
@@ -139,18 +141,21 @@ def config_of(row: list[Any]) -> ModelConfig:
         }
     # Large enough for every part to count. Post-norm stacks that think are chaotic then: float32
     # itself is 4e-4 off float64.
-    std = 0.1 if value["placement"] == "post" and value["thinking"] != "none" else 0.2
+    std = 0.1 if value["placement"] == "post" and thinks else 0.2
+    layers = 1 if one else max(2, value["layers"]) if alone else value["layers"]
+    mixes = value["value_residual"] and not thinks and (layers > 1 or sharing != "none")
     return ModelConfig.model_validate(
         {
             "vocab_size": value["vocab"],
             "context": 16,
             "dim": value["dim"],
-            "layers": 1 if one else max(2, value["layers"]) if alone else value["layers"],
+            "layers": layers,
             "attention": {
                 **value["heads"],
                 **value["biases"],
                 "qk_norm": value["qk_norm"],
                 "gain": value["gain"],
+                "value_residual": mixes,
                 **dict(zip(("window", "sinks"), value["window"] or (None, 0), strict=True)),
             },
             "position": value["position"],
@@ -171,6 +176,7 @@ def _bare(config: ModelConfig) -> ModelConfig:
     """Return a config without its layers, and without what needs some."""
     plain = {"layers": 0, "sharing": {"kind": "none"}, "thinking": {"kind": "none"}}
     attention = {**config.attention.model_dump(), "window": None, "sinks": 0}
+    attention["value_residual"] = False
     plain["attention"] = attention
     return ModelConfig.model_validate(
         {**config.model_dump(), **plain, "norm": {**config.norm.model_dump(), "final": True}}
@@ -193,6 +199,8 @@ def _differing(config: ModelConfig, blocks: dict[str, Any]) -> ModelConfig:
         fields["thinking"] = {**fields["thinking"], "memory": "own", "input": "previous"}
     if config.thinking.kind == "deep" and config.thinking.passes < 2:
         fields["thinking"] = {**fields["thinking"], "learned": False}
+    if any("attention" in block for block in blocks.values()):
+        fields["attention"]["value_residual"] = False
     return ModelConfig.model_validate(fields)
 
 

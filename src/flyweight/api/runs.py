@@ -501,17 +501,15 @@ def _summarise(
         task_comparisons=gather.task_comparisons(sources),
         tuning=tuple(_tuning(finished, name) for name in finished.tuned),
         stages=tuple(
-            run_summary.StageSummary(
-                name=name,
-                id=stage.artifact.id,
-                stage=stage.artifact.stage,
-                seconds=stage.artifact.facts["took"],
-                reused=stage.reused,
-                evaluate=gather.evaluation(stage.artifact),
-                memory=gather.memory(needs.get(name), stage.artifact, planned.held),
+            gather.stage(
+                gather.MadeStage(name, stage.config, stage.artifact, stage.reused),
+                needs.get(name),
+                planned.held,
             )
             for name, stage in finished.stages.items()
         ),
+        unmade=tuple(name for name in recipe.stages if name not in finished.stages),
+        layout=recipe.report.layout,
     )
 
 

@@ -110,6 +110,9 @@ _REASONS: dict[str, Callable[[schema.ModelConfig], str]] = {
         f"(model.attention.sinks=0)"
     ),
     "attention.gain": lambda config: "it has attention gains (model.attention.gain=false)",
+    "attention.value_residual": lambda config: (
+        "its layers mix their values with the first layer's (model.attention.value_residual=false)"
+    ),
     "blocks": lambda config: (
         f"its layers differ: {', '.join(config.blocks)} (leave model.blocks out)"
     ),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from flyweight.checkpoints import load_any
 from flyweight.checkpoints.reading import check_reads
-from flyweight.config.schema import Architecture, Calibration, LinearConfig, ModelConfig, NoThinking
+from flyweight.config.schema import Architecture, Calibration, LinearConfig, ModelConfig
 from flyweight.data.corpus import Corpus, Split
 from flyweight.data.windows import Windows
 from flyweight.errors import RequestError
@@ -24,7 +24,7 @@ from flyweight.model.build import Model
 from flyweight.model.decoder import Decoder
 from flyweight.model.linear_layer import LinearLayer, layers_of
 from flyweight.model.lstm import LstmLayer
-from flyweight.spec.visits import visits
+from flyweight.spec.visits import reads_the_last_visit, visits
 from flyweight.store.stage import Inputs
 
 BATCH_TOKENS = 4096
@@ -181,14 +181,14 @@ class _Stop(Exception):
 class _Text:
     """The calibration text on its way through a model.
 
-    In a decoder without thinking, no finished visit is computed again: `states` (B, T, dim) are
-    what the first `finished` visits have made of each batch.
+    In a decoder whose visits read the one before alone, none that is finished is computed again:
+    `states` (B, T, dim) are what the first `finished` visits have made of each batch.
     """
 
     def __init__(self, model: Model, batches: Sequence[Tensor]) -> None:
         self.model = model
         self.batches = batches
-        self.resumes = isinstance(model, Decoder) and isinstance(model.config.thinking, NoThinking)
+        self.resumes = isinstance(model, Decoder) and reads_the_last_visit(model.config)
         self.order: list[int] = []
         if isinstance(model, Decoder):
             self.order = [visit.layer for visit in visits(model.config)]
@@ -260,7 +260,7 @@ class _Text:
         """Run a visit, unless it is finished; keep what goes into the first that is not."""
         if place < self.finished:
             x = self.states[number]
-            result = x, (x, x)  # nothing reads keys and values of a visit without thinking
+            result = x, (x, x)  # nothing reads its keys and values
         else:
             result = block(*reads)
         if place == begins - 1:

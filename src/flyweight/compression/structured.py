@@ -85,6 +85,11 @@ def _named_layers(config: ModelConfig, layers: int | tuple[int, ...]) -> tuple[i
             f"prune: layers: the layers are shared (sharing: {config.sharing.kind}), and each "
             f"stands for several places; prune heads and hidden instead"
         )
+    if config.attention.value_residual:
+        raise RequestError(
+            "prune: layers: later layers read the values of the first "
+            "(attention.value_residual); prune heads and hidden instead"
+        )
     chosen = tuple(range(layers)) if isinstance(layers, int) else layers
     _check_fewer("layers", len(chosen), config.layers)
     if outside := [layer for layer in chosen if layer >= config.layers]:

@@ -200,7 +200,9 @@ class Attention(Strict):
 
     `out_bias` follows `bias`. With a `window` a token attends to the last `window` tokens, itself
     among them (Beltagy et al. 2020), and to the first `sinks` tokens of its text (Xiao et al.
-    2023). Both are left out of what is written while they are off.
+    2023). With `value_residual` later uses of layers mix the values of the first one with their
+    own: a * own + b * first (Zhou et al. 2024). Each layer learns a and b, from 0.5 on. What is off
+    of these is left out of what is written.
     """
 
     heads: PositiveInt | None = None
@@ -215,3 +217,4 @@ class Attention(Strict):
     sinks: Annotated[int, Field(ge=0, lt=2**31)] = Field(
         default=0, exclude_if=lambda value: value == 0
     )
+    value_residual: bool = Field(default=False, exclude_if=lambda value: not value)

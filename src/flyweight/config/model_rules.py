@@ -68,7 +68,7 @@ def model_faults(config: DecoderFields) -> list[str]:
         *_visits(config),
         *linears_faults(config.linears),
     ]
-    return faults or list(_blocks(config))
+    return faults or list(_blocks(config)) or list(_values(config))
 
 
 def packed_kinds(config: Any) -> list[str]:
@@ -268,6 +268,30 @@ def _block(config: DecoderFields, index: int, where: str) -> Iterator[str]:
 def _kv_shape(config: DecoderFields) -> tuple[int | None, int | None]:
     attention = resolved_attention(config.attention, config.dim)
     return attention.kv_heads, attention.head_dim
+
+
+def _values(config: DecoderFields) -> Iterator[str]:
+    """Find layers that cannot mix their values with those of the first use of a layer."""
+    path = "attention.value_residual"
+    named = [override.attention for override in config.blocks.values() if override.attention]
+    if not any(attention.value_residual for attention in (config.attention, *named)):
+        return
+    layers = [config.layer(index) for index in range(config.layers)]
+    mixing = [index for index, layer in enumerate(layers) if layer.attention.value_residual]
+    if mixing in ([], [0]) and 0 not in _shared(config):
+        yield f"{path}: no layer after the first reads its values; leave it out"
+        return
+    if config.thinking.kind == "deep":
+        yield (
+            f"{path}: a model that thinks has several passes, each with first values of its own; "
+            f"leave value_residual or thinking out"
+        )
+    if others := [index for index in mixing if _kv_shape(layers[index]) != _kv_shape(layers[0])]:
+        yield (
+            f"{path}: layer {others[0]} has keys and values of another shape than the first layer, "
+            f"and cannot read those; give both the same kv_heads and head_dim, or set "
+            f"blocks.{others[0]}.attention.value_residual to false"
+        )
 
 
 def _shared(config: DecoderFields) -> range:

@@ -21,6 +21,7 @@ from flyweight.model.dropout import Dropout, dropout
 from flyweight.model.masks import AttentionMask
 from flyweight.model.norm import RMSNormLayer
 from flyweight.model.position import Rotation
+from flyweight.model.residual import ValueResidual
 from flyweight.model.thinking import KeysAndValues
 
 WRITTEN_OUT = 512
@@ -165,10 +166,11 @@ def _added(mask: AttentionMask, q: Tensor, keys: int) -> Tensor:
 class AttentionLayer(nn.Module):
     """Queries of `heads` heads attend to keys and values of `kv_heads` (Ainslie et al. 2023).
 
-    With a `window` each attends to the last so many tokens, and to the first `sinks`.
+    With a `window` each attends to the last so many tokens, and to the first `sinks`. One that
+    `mixes_values` reads those of the first use of a layer, too.
     """
 
-    def __init__(self, config: ModelConfig, name: str) -> None:
+    def __init__(self, config: ModelConfig, name: str, mixes_values: bool = False) -> None:
         super().__init__()
         options = config.attention
         assert options.heads and options.kv_heads and options.head_dim
@@ -196,6 +198,7 @@ class AttentionLayer(nn.Module):
         self.gain: nn.Parameter | None = None
         if options.gain:
             self.gain = nn.Parameter(torch.empty(self.heads))
+        self.value_residual = ValueResidual() if mixes_values else None
 
     def forward(
         self,
@@ -205,6 +208,7 @@ class AttentionLayer(nn.Module):
         slot: CacheSlot | None,
         memory_kv: KeysAndValues | None = None,
         use: int = 0,
+        first_values: Tensor | None = None,
     ) -> tuple[Tensor, KeysAndValues]:
         """Return what each position reads, (B, T, dim), and its keys and values.
 
@@ -212,6 +216,8 @@ class AttentionLayer(nn.Module):
 
         `memory_kv` is the memory's part of these tokens. Read with it, the cache holds both, side
         by side in the last dimension. `use` counts the visits of the layer, for its adapters.
+        `first_values` (B, H_kv, T, D) are those of the first use of a layer, where this is a later
+        one.
         """
         batch, length, _ = x.shape
         read = self._joint(x, use)
@@ -226,6 +232,8 @@ class AttentionLayer(nn.Module):
         q = q.transpose(1, 2)  # (B, H, T, D)
         kv = self._project_kv(x, rotation, read)  # (B, H_kv, T, D) each
         k, v = kv
+        if self.value_residual is not None and first_values is not None:
+            v = self.value_residual(v, first_values)
         if memory_kv is not None:
             k = torch.cat((memory_kv[0], k), -1)  # (B, H_kv, T, 2D)
             v = torch.cat((memory_kv[1], v), -1)

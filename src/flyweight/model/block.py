@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
 from flyweight.config.schema import Deep, ModelConfig
@@ -16,19 +14,21 @@ from flyweight.model.masks import AttentionMask
 from flyweight.model.position import Rotation
 from flyweight.model.precision import autocast_dtype
 from flyweight.model.thinking import KeysAndValues, MemoryRate
+from flyweight.spec.visits import depth_rates, mixes_values
 
 
 class Block(nn.Module):
     """Two residual branches, attention and MLP.
 
-    With `pre` norms each is join(x, F(norm(x))), with `post` ones norm(join(x, F(x))). `depths` are
-    the rates at which a use of the layer drops its branches.
+    With `pre` norms each is join(x, F(norm(x))), with `post` ones norm(join(x, F(x))). `index`
+    is the number of the layer in its model, whose config is resolved.
     """
 
-    def __init__(self, config: ModelConfig, name: str, depths: Sequence[float] = ()) -> None:
+    def __init__(self, model: ModelConfig, index: int) -> None:
         super().__init__()
+        config, name = model.layer(index), f"blocks.{index}"
         self.attention_norm = norm.build(config.norm, config.dim)
-        self.attention = AttentionLayer(config, f"{name}.attention")
+        self.attention = AttentionLayer(config, f"{name}.attention", mixes_values(model, index))
         self.attention_residual = residual.build(config.residual)
         self.mlp_norm = norm.build(config.norm, config.dim)
         self.mlp = mlp.build(config, f"{name}.mlp")
@@ -36,7 +36,7 @@ class Block(nn.Module):
         self.pre = config.norm.placement == "pre"
         self.dropout = dropout(config.dropout.residual)
         self.mlp_dropout = dropout(config.dropout.mlp)
-        self.depth = stochastic_depth(depths)
+        self.depth = stochastic_depth(depth_rates(model, index))
         self.attention_bottleneck: BottleneckAdapter | None = None
         self.mlp_bottleneck: BottleneckAdapter | None = None
         self.rate: MemoryRate | None = None
@@ -51,13 +51,14 @@ class Block(nn.Module):
         slot: CacheSlot | None = None,
         memory_kv: KeysAndValues | None = None,
         use: int = 0,
+        first_values: Tensor | None = None,
     ) -> tuple[Tensor, KeysAndValues]:
         """Return the residual stream after this layer, (B, T, dim) as x, and the keys and values.
 
         Arguments as attention's.
         """
         read = self._read(x, self.attention_norm)
-        branch, kv = self.attention(read, mask, rotation, slot, memory_kv, use)
+        branch, kv = self.attention(read, mask, rotation, slot, memory_kv, use, first_values)
         if self.attention_bottleneck is not None:
             branch = self.attention_bottleneck(branch, use)
         x = self._joined(x, branch, self.attention_residual, self.attention_norm, use)

@@ -26,7 +26,7 @@ from flyweight.model.step import fits, step_of
 from flyweight.model.thinking import KeysAndValues, PassMemory
 from flyweight.spec.adapters import check_adapters, sites
 from flyweight.spec.linears import check_patterns, float_name, head_sizes
-from flyweight.spec.visits import Visit, depth_rates, stack_size, use_of, visits
+from flyweight.spec.visits import Visit, mixes_values, stack_size, use_of, visits
 
 
 class HeadLayer(nn.Module):
@@ -71,10 +71,8 @@ class Decoder(nn.Module):
         self._float = float_name(config)
         self.visits = self._looped
         self.embedding = EmbeddingLayer(config)
-        self.blocks = nn.ModuleList(
-            Block(config.layer(layer), f"blocks.{layer}", depth_rates(config, layer))
-            for layer in range(config.layers)
-        )
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self._mixes_values = any(mixes_values(config, layer) for layer in range(config.layers))
         self.index: VisitIndex | None = None
         if not isinstance(config.sharing, NoSharing) and config.sharing.index:
             self.index = VisitIndex(config)
@@ -211,6 +209,7 @@ class Decoder(nn.Module):
         x = embedded
         index = 0
         memory = PassMemory(self.config)
+        first_values: Tensor | None = None
         for visit in self.visits:
             block = self.blocks[visit.layer]
             assert isinstance(block, Block)
@@ -237,8 +236,10 @@ class Decoder(nn.Module):
                 self.config.first_position,
             )
             memory_kv = memory.kv[visit.stack_index] if visit.keys_per_token == 2 else None
-            x, kv = self._call(block, x, mask, rotation, slot, memory_kv, use)
+            x, kv = self._call(block, x, mask, rotation, slot, memory_kv, use, first_values)
             memory.store(visit, block, kv)
+            if self._mixes_values and first_values is None:
+                first_values = kv[1]
             if self.watched is not None and visit.pass_ == self.visits[-1].pass_:
                 self.watched(visit.stack_index, x)
         return x

@@ -12,9 +12,12 @@ from flyweight.model.attention import AttentionLayer
 from flyweight.model.linear_layer import layers_of, normal
 from flyweight.model.norm import LayerNormLayer, RMSNormLayer
 from flyweight.model.position import LearnedPositions
-from flyweight.model.residual import AlphaResidual
+from flyweight.model.residual import AlphaResidual, ValueResidual
 from flyweight.model.thinking import MemoryRate
 from flyweight.spec.visits import stack_size
+
+_BY_START = (AlphaResidual, MemoryRate, ValueResidual)
+"""Modules of learned scalars, which say what these begin with."""
 
 _OUTPUTS = ("attention.out", "mlp.down")
 
@@ -42,7 +45,7 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
                 module.bias.zero_()
         elif isinstance(module, AttentionLayer) and module.gain is not None:
             module.gain.fill_(1.0)
-        elif isinstance(module, AlphaResidual | MemoryRate) and module.weight is not None:
+        elif isinstance(module, _BY_START) and module.weight is not None:
             module.weight.fill_(module.start)
 
 

@@ -26,7 +26,10 @@ class Scores:
 
 
 def part_scores(model: Decoder, value: Callable[[Tensor], Tensor]) -> Scores:
-    """Return the sums of a value of each weight of what writes into the residual stream."""
+    """Return the sums of a value of each weight of what writes into the residual stream.
+
+    Heads of layers that mix their values with the first layer's are the same in all layers.
+    """
     config = model.config
     outs, downs = list[Tensor](), list[Tensor]()
     for out, down in writers(model):
@@ -34,6 +37,8 @@ def part_scores(model: Decoder, value: Callable[[Tensor], Tensor]) -> Scores:
         downs.append(value(down).sum(0).cpu())  # (hidden,)
     attention, mlp = torch.stack(outs), torch.stack(downs)
     groups = attention.unflatten(1, (config.attention.kv_heads or 0, -1)).sum(-1)
+    if config.attention.value_residual:
+        groups = groups.mean(0, keepdim=True).expand_as(groups)
     return Scores(groups, mlp, attention.sum(1) + mlp.sum(1))
 
 

@@ -35,6 +35,24 @@ class AlphaResidual(nn.Module):
         return torch.lerp(branch.to(x.dtype), x, self.weight.sigmoid().to(x.dtype))
 
 
+class ValueResidual(nn.Module):
+    """a * values + b * those of the first use of a layer, with two learned scalars.
+
+    Zhou et al. 2024, *Value Residual Learning*, section 3.
+    """
+
+    start = 0.5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(2))
+
+    def forward(self, values: Tensor, first: Tensor) -> Tensor:
+        """Return mixed values, (B, H_kv, T, D) as both."""
+        own, others = self.weight.to(values.dtype)
+        return own * values + others * first
+
+
 def logit(share: float) -> float:
     """Return the number whose sigmoid is `share`."""
     return math.log(share / (1 - share))

@@ -15,7 +15,7 @@ from flyweight.config.units import format_size
 from flyweight.spec import flops, flops_baselines
 from flyweight.spec.adapters import sites
 from flyweight.spec.chunks import PIECE_CPU, chunk_rows
-from flyweight.spec.visits import visits
+from flyweight.spec.visits import mixes_values, visits
 from flyweight.spec.windows import query_blocks, scores
 from flyweight.store.budget import LIBRARIES
 
@@ -183,6 +183,8 @@ def kept_bytes(
     every += _dropped(model)
     layers = [model.layer(index) for index in range(model.layers)]
     blocks = [every + itemsize * (_attention(layer) + _mlp(layer)) for layer in layers]
+    for index, layer in enumerate(layers):
+        blocks[index] += itemsize * _kv(layer) * mixes_values(model, index)
     for index, layer in enumerate(layers):
         blocks[index] += itemsize * _adapted(model, index)
         if trains == "adapters":

@@ -34,7 +34,7 @@ from flyweight.spec import flops_adapters, flops_baselines, flops_partial
 from flyweight.spec.gradients import qkv_need_grad, saved_products, visits_without_input_grad
 from flyweight.spec.linears import attention_shapes, bigram_rows, kind_of, mlp_shapes
 from flyweight.spec.parts import Matrix, Vector
-from flyweight.spec.visits import stack_size, uses, visits
+from flyweight.spec.visits import mixes_values, stack_size, uses, visits
 from flyweight.spec.windows import cached_tokens, scores
 
 PARTS: tuple[str, ...] = (
@@ -388,6 +388,8 @@ def _vectors(config: Architecture) -> Iterator[Vector]:
     whole, _ = uses(config)
     for index in range(config.layers):
         yield from _layer_vectors(config.layer(index), norm, whole[index])
+        if mixes_values(config, index):
+            yield Vector(part="attention", size=2, visits=whole[index])
     yield from flops_adapters.vectors(config)
     if config.norm.final:
         yield Vector(part="norms", size=norm, final=True)

@@ -15,7 +15,7 @@ from flyweight.config.linear_kinds import LinearKind
 from flyweight.config.schema import Alpha, Deep, Learned, ModelConfig, NoSharing
 from flyweight.spec.adapters import Site, site_layers, sites, trained_tensors
 from flyweight.spec.linears import Shape, attention_shapes, kind_of, mlp_shapes
-from flyweight.spec.visits import Visit, stack_size, visits
+from flyweight.spec.visits import Visit, mixes_values, stack_size, visits
 from flyweight.spec.windows import scores
 
 
@@ -39,6 +39,8 @@ class _Walk:
     whole: int = 0
     around: dict[str, list[Site]] = field(default_factory=dict)
     at: dict[str, Site] = field(default_factory=dict)
+    first_values: bool = False
+    """Whether the values of the first use of a layer have a gradient."""
 
     def run(self, looped: bool) -> int:
         """Return the FLOPs of the backward pass."""
@@ -107,6 +109,10 @@ class _Walk:
         k = self._linear(f"{attention}.k", shapes["k"], read, joint)
         k = k or (qk_norm and self.moves(f"{attention}.k_norm.weight"))
         v = self._linear(f"{attention}.v", shapes["v"], read, joint)
+        if not visit.stack_index:
+            self.first_values = v
+        elif mixes_values(self.config, visit.layer):
+            v = v or self.first_values or self.moves(f"{attention}.value_residual.weight")
         if not visit.keys_per_token:
             memory.store(visit, (k, v))
             return x

@@ -42,6 +42,11 @@ def start_faults(
 
 def _kinds(student: ModelConfig, teacher: ModelConfig) -> Iterator[str]:
     for name, own, theirs in (
+        (
+            "attention.value_residual",
+            student.attention.value_residual,
+            teacher.attention.value_residual,
+        ),
         ("mlp.kind", student.mlp.kind, teacher.mlp.kind),
         ("norm.kind", student.norm.kind, teacher.norm.kind),
         ("position.kind", student.position.kind, teacher.position.kind),

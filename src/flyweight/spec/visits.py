@@ -88,6 +88,19 @@ def depth_rates(config: ModelConfig, layer: int) -> tuple[float, ...]:
     return tuple(step * (visit.stack_index + 1) for visit in visits_of(config, layer))
 
 
+def mixes_values(config: ModelConfig, layer: int) -> bool:
+    """Return whether a use of the layer mixes its values with those of the first use of a layer."""
+    if not config.layer(layer).attention.value_residual:
+        return False
+    return any(visit.stack_index for visit in visits_of(config, layer))
+
+
+def reads_the_last_visit(config: ModelConfig) -> bool:
+    """Return whether a visit reads nothing but the embedding and what the visit before put out."""
+    mixing = any(mixes_values(config, layer) for layer in range(config.layers))
+    return not (isinstance(config.thinking, Deep) or mixing)
+
+
 def slots(config: ModelConfig, looped: bool = True) -> tuple[int, ...]:
     """Return the keys per token of each cache slot: of every visit that attends."""
     return tuple(visit.keys_per_token for visit in visits(config, looped) if visit.keys_per_token)

@@ -30,6 +30,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "repeat": {"sharing": "repeat"},
     "cycle": {"sharing": {"kind": "cycle", "times": 2, "index": True}},
     "span": {"layers": 3, "sharing": {"kind": "span", "span": (1, 1), "times": 3}},
+    "values": {"layers": 3, "attention": {"heads": 2, "value_residual": True}},
+    "values in a loop": {"sharing": "cycle", "attention": {"heads": 2, "value_residual": True}},
     "thinking": {"thinking": {"passes": 2}},
     "restarting": {"thinking": {"passes": 2, "memory": "first", "input": "embedding", "rate": 0.1}},
     "adapted": {"adapters": [{"kind": "lora", "targets": ["attention.qkv", "mlp.down"]}]},

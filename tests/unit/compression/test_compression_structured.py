@@ -28,6 +28,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         "mlp": {"kind": "swiglu", "hidden": 96, "rank": 16},
         "attention": {"heads": 6, "kv_heads": 3, "head_dim": 8, "qk_norm": True, "gain": True},
     },
+    "values": {
+        "mlp": {"kind": "swiglu", "hidden": 96},
+        "attention": {"heads": 6, "kv_heads": 3, "head_dim": 8, "value_residual": True},
+    },
     "shared": {"layers": 2, "sharing": {"kind": "repeat", "times": 2}, "mlp": {"hidden": 96}},
 }
 shapes = pytest.mark.parametrize("fields", SHAPES.values(), ids=SHAPES)
@@ -118,6 +122,11 @@ REFUSED = {
     "outside": ({}, {"layers": [0, 7]}, "outside the model's 3 layers"),
     "half a group": ({"attention": {"heads": 6, "kv_heads": 3}}, {"heads": 3}, "multiple of 2"),
     "shared": ({"layers": 2, "sharing": "repeat"}, {"layers": 1}, "layers are shared"),
+    "values": (
+        {"attention": {"heads": 6, "value_residual": True}},
+        {"layers": 2},
+        "read the values of the first",
+    ),
     "packed": ({"linears": {"blocks": NF4()}}, {"heads": 3}, "stored as nf4"),
     "adapters": ({"adapters": ["lora"]}, {"heads": 3}, "merge them first"),
     "differing": ({"blocks": {"1": {"mlp": {"hidden": 32}}}}, {"heads": 3}, "differ already"),

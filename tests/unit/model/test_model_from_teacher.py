@@ -20,6 +20,7 @@ GPT2 = {
     "norm": "layernorm",
     "position": "learned",
 }
+VALUES = {**TEACHER, "attention": {"heads": 4, "kv_heads": 2, "value_residual": True}}
 TOKENS = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(0))
 
 
@@ -34,7 +35,7 @@ def started(student, teacher, layers="even", width="first"):
     return take_from_teacher(student, teacher, chosen, width)
 
 
-@pytest.mark.parametrize("raw", [TEACHER, GPT2])
+@pytest.mark.parametrize("raw", [TEACHER, GPT2, VALUES])
 @pytest.mark.parametrize("width", ["first", "norm"])
 def test_a_student_of_the_same_shape_is_the_teacher(raw, width):
     teacher, student = decoder(raw, 1).eval(), decoder(raw, 2).eval()

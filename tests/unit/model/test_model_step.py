@@ -35,6 +35,7 @@ LEFT: dict[str, dict[str, Any]] = {
     "post": {"norm": {"kind": "rmsnorm", "placement": "post"}},
     "rank": {"mlp": {"kind": "swiglu", "rank": 4}},
     "index": {"sharing": {"kind": "cycle", "times": 2, "index": True}},
+    "values": {"attention": {"heads": 2, "value_residual": True}},
     "lora": {"adapters": [{"kind": "lora", "r": 2}]},
 }
 

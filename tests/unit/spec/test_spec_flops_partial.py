@@ -25,6 +25,13 @@ SHAPES: list[dict[str, Any]] = [
     {"sharing": {"kind": "cycle", "times": 2, "index": True}, "mlp": {"kind": "relu", "rank": 5}},
     {"thinking": THINKING, "embedding": {"rank": 6}},
     {"thinking": {**THINKING, "memory": "first", "input": "embedding", "learned": True}},
+    {"attention": {"heads": 2, "value_residual": True}},
+    {"attention": {"heads": 2, "value_residual": True}, "sharing": "cycle"},
+    {
+        "attention": {"heads": 2, "value_residual": True},
+        "norm": {"kind": "rmsnorm", "placement": "post"},
+        "linears": {"*": "int8"},
+    },
     {"attention": {"heads": 2, "window": 4, "sinks": 1}, "embedding": {"bigram": "hashed"}},
 ]
 ADAPTERS: list[list[Any]] = [
