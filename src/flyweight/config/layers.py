@@ -201,8 +201,10 @@ class Attention(Strict):
     `out_bias` follows `bias`. With a `window` a token attends to the last `window` tokens, itself
     among them (Beltagy et al. 2020), and to the first `sinks` tokens of its text (Xiao et al.
     2023). With `value_residual` later uses of layers mix the values of the first one with their
-    own: a * own + b * first (Zhou et al. 2024). Each layer learns a and b, from 0.5 on. What is off
-    of these is left out of what is written.
+    own: a * own + b * first (Zhou et al. 2024). Each layer learns a and b, from 0.5 on. `gate`
+    multiplies what each head has read by 2 * sigmoid(w x), with a learned row w for each head,
+    which begins at zero, and the layer's input x (Qiu et al. 2025). What is off of these is left
+    out of what is written.
     """
 
     heads: PositiveInt | None = None
@@ -218,3 +220,4 @@ class Attention(Strict):
         default=0, exclude_if=lambda value: value == 0
     )
     value_residual: bool = Field(default=False, exclude_if=lambda value: not value)
+    gate: bool = Field(default=False, exclude_if=lambda value: not value)

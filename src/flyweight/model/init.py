@@ -26,7 +26,7 @@ _OUTPUTS = ("attention.out", "mlp.down")
 def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
     """Fill every weight of a decoder.
 
-    Matrices are normal, output projections damped or zero, biases and the bigram table zero.
+    Matrices are normal, output projections damped or zero, biases, gates and the bigram table zero.
 
     The two factors of a bottleneck are drawn so that their product has the std of the matrix that
     they stand for. Values are drawn on the CPU in module order, so that every device gets the same
@@ -59,7 +59,7 @@ def _std(config: ModelConfig, name: str) -> float:
         whole = name.removesuffix(".reduce").removesuffix(".expand")
         layer = int(name.split(".")[1])
         rank = config.layer(layer).mlp.rank if whole != name else None
-        std = init.std
+        std = 0.0 if whole.endswith("attention.gate") else init.std
         if whole.endswith(_OUTPUTS):
             std /= math.sqrt(2 * max(1, stack_size(config))) if init.damped else 1
             std = 0.0 if init.zero_out and not name.endswith(".reduce") else std

@@ -287,6 +287,7 @@ def _attention(model: schema.ModelConfig) -> int:
     kept = 3 * q + 2 * kv + attention.heads
     kept += q + kv if attention.qk_norm else 0
     kept += q if attention.gain else 0
+    kept += q + 2 * attention.heads if attention.gate else 0
     return kept
 
 

@@ -192,6 +192,8 @@ def config_line(config: schema.Architecture) -> str:
         parts.append(f"layers {', '.join(config.blocks)} differ")
     if config.attention.value_residual:
         parts.append("value residual")
+    if config.attention.gate:
+        parts.append("gated heads")
     parts.append("tied" if config.embedding.tied else "untied")
     pairs = config.embedding.bigram
     if isinstance(pairs, schema.HashedBigram) and pairs.order > 2:

@@ -369,10 +369,12 @@ def _blind(config: ModelConfig, name: str, looped: bool) -> int:
     """Return how many products with a matrix of the first layer's attention have a blind input."""
     blind = visits_without_input_grad(config, looped)
     if name == "out":
+        gate = config.layer(0).attention.gate and kind_of(config, "blocks.0.attention.gate").trains
         return sum(
-            visit.keys_per_token > 0 and not any(qkv_need_grad(config, visit)) for visit in blind
+            visit.keys_per_token > 0 and not gate and not any(qkv_need_grad(config, visit))
+            for visit in blind
         )
-    return sum(visit.keys_per_token > 0 or name != "q" for visit in blind)
+    return sum(visit.keys_per_token > 0 or name in ("k", "v") for visit in blind)
 
 
 def _vectors(config: Architecture) -> Iterator[Vector]:

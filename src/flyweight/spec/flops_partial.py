@@ -121,6 +121,8 @@ class _Walk:
         memory.store(visit, (k, v))
         if shared is None:
             y = self._prefix(attention, layer, q) or y
+        if layer.attention.gate:
+            y = self._linear(f"{attention}.gate", shapes["gate"], read, joint) or y
         y = self._linear(f"{attention}.out", shapes["out"], y, joint)
         y = self._bottleneck(f"{name}.attention_bottleneck", y)
         x = self._joined(f"{name}.attention", x or y)

@@ -47,6 +47,7 @@ def _kinds(student: ModelConfig, teacher: ModelConfig) -> Iterator[str]:
             student.attention.value_residual,
             teacher.attention.value_residual,
         ),
+        ("attention.gate", student.attention.gate, teacher.attention.gate),
         ("mlp.kind", student.mlp.kind, teacher.mlp.kind),
         ("norm.kind", student.norm.kind, teacher.norm.kind),
         ("position.kind", student.position.kind, teacher.position.kind),

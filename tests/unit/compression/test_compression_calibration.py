@@ -30,6 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "repeat": {"sharing": "repeat"},
     "cycle": {"sharing": {"kind": "cycle", "times": 2, "index": True}},
     "span": {"layers": 3, "sharing": {"kind": "span", "span": (1, 1), "times": 3}},
+    "gates": {"attention": {"heads": 2, "gate": True}},
     "values": {"layers": 3, "attention": {"heads": 2, "value_residual": True}},
     "values in a loop": {"sharing": "cycle", "attention": {"heads": 2, "value_residual": True}},
     "thinking": {"thinking": {"passes": 2}},

@@ -28,6 +28,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         "mlp": {"kind": "swiglu", "hidden": 96, "rank": 16},
         "attention": {"heads": 6, "kv_heads": 3, "head_dim": 8, "qk_norm": True, "gain": True},
     },
+    "gates": {
+        "mlp": {"kind": "swiglu", "hidden": 96},
+        "attention": {"heads": 6, "kv_heads": 3, "head_dim": 8, "gate": True},
+    },
     "values": {
         "mlp": {"kind": "swiglu", "hidden": 96},
         "attention": {"heads": 6, "kv_heads": 3, "head_dim": 8, "value_residual": True},

@@ -21,6 +21,7 @@ GPT2 = {
     "position": "learned",
 }
 VALUES = {**TEACHER, "attention": {"heads": 4, "kv_heads": 2, "value_residual": True}}
+GATES = {**TEACHER, "attention": {"heads": 4, "kv_heads": 2, "gate": True}}
 TOKENS = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(0))
 
 
@@ -35,7 +36,7 @@ def started(student, teacher, layers="even", width="first"):
     return take_from_teacher(student, teacher, chosen, width)
 
 
-@pytest.mark.parametrize("raw", [TEACHER, GPT2, VALUES])
+@pytest.mark.parametrize("raw", [TEACHER, GPT2, VALUES, GATES])
 @pytest.mark.parametrize("width", ["first", "norm"])
 def test_a_student_of_the_same_shape_is_the_teacher(raw, width):
     teacher, student = decoder(raw, 1).eval(), decoder(raw, 2).eval()
@@ -56,7 +57,7 @@ def test_layers_are_spread_or_named():
             assert torch.equal(tensor, teacher.blocks[theirs].state_dict()[name])
 
 
-@pytest.mark.parametrize("raw", [TEACHER, GPT2])
+@pytest.mark.parametrize("raw", [TEACHER, GPT2, GATES])
 def test_heads_and_channels_are_those_that_structured_pruning_keeps(raw):
     teacher = decoder(raw, 1)
     attention = {**raw["attention"], "heads": 2, "head_dim": 8}

@@ -141,6 +141,7 @@ def allocated(config, rows, context, dtype, isolated, monkeypatch, trains="full"
         {"attention": {"heads": 4, "kv_heads": 1}},
         {"dropout": {"attention": 0.1}},
         {"dropout": {"attention": 0.1}, "attention": {"window": 32}},
+        {"attention": {"heads": 4, "gate": True}},
         {"attention": {"heads": 4, "kv_heads": 4, "value_residual": True}},
         {"thinking": {"passes": 2}},
         {"thinking": {"passes": 2}, "attention": {"window": 32, "sinks": 4}},
