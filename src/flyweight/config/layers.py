@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field
 
 from flyweight.config.base import Between, PositiveInt, Rate, Strict, choice
 
@@ -110,6 +110,25 @@ class Alpha(Strict):
 
 
 Residual = Annotated[Annotated[Add | Alpha, Discriminator("kind")], choice()]
+
+
+def _named_once(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(value)) < len(value):
+        raise ValueError(f"{', '.join(value)}: each is named once at most")
+    return tuple(sorted(value))
+
+
+Skips = Annotated[
+    tuple[Literal["unet", "embedding"], ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    AfterValidator(_named_once),
+]
+"""Connections past layers, with learned scalars.
+
+`unet` adds what a layer of the first half puts out, times a scalar from 1 on, to what its mirror
+in the second half reads. With `embedding` each layer but the first reads a * the stream + b * the
+embedding, with a from 1 and b from 0 on.
+"""
 
 # --- position-wise networks ---
 

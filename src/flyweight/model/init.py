@@ -13,6 +13,7 @@ from flyweight.model.linear_layer import layers_of, normal
 from flyweight.model.norm import LayerNormLayer, RMSNormLayer
 from flyweight.model.position import LearnedPositions
 from flyweight.model.residual import AlphaResidual, ValueResidual
+from flyweight.model.skips import Skips
 from flyweight.model.thinking import MemoryRate
 from flyweight.spec.visits import stack_size
 
@@ -45,6 +46,8 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
                 module.bias.zero_()
         elif isinstance(module, AttentionLayer) and module.gain is not None:
             module.gain.fill_(1.0)
+        elif isinstance(module, Skips):
+            module.reset()
         elif isinstance(module, _BY_START) and module.weight is not None:
             module.weight.fill_(module.start)
 

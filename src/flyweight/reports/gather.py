@@ -190,6 +190,8 @@ def config_line(config: schema.Architecture) -> str:
     parts = [depth, heads, f"{config.mlp.kind} {config.mlp.hidden}"]
     if config.blocks:
         parts.append(f"layers {', '.join(config.blocks)} differ")
+    if config.skips:
+        parts.append(f"skips {' and '.join(config.skips)}")
     if config.attention.value_residual:
         parts.append("value residual")
     if config.attention.gate:

@@ -34,7 +34,7 @@ from flyweight.spec import flops_adapters, flops_baselines, flops_partial
 from flyweight.spec.gradients import qkv_need_grad, saved_products, visits_without_input_grad
 from flyweight.spec.linears import attention_shapes, bigram_rows, kind_of, mlp_shapes
 from flyweight.spec.parts import Matrix, Vector
-from flyweight.spec.visits import mixes_values, stack_size, uses, visits
+from flyweight.spec.visits import mixes_values, stack_size, unet_sources, uses, visits
 from flyweight.spec.windows import cached_tokens, scores
 
 PARTS: tuple[str, ...] = (
@@ -387,6 +387,10 @@ def _vectors(config: Architecture) -> Iterator[Vector]:
         yield Vector(part="positions", size=rows * config.dim)
     if not isinstance(sharing, NoSharing) and sharing.index:
         yield Vector(part="index", size=stack_size(config) * config.dim)
+    if "unet" in config.skips:
+        yield Vector(part="residual", size=len(unet_sources(config)))
+    if "embedding" in config.skips:
+        yield Vector(part="residual", size=2 * (stack_size(config) - 1))
     whole, _ = uses(config)
     for index in range(config.layers):
         yield from _layer_vectors(config.layer(index), norm, whole[index])

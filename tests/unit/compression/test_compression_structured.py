@@ -126,6 +126,7 @@ REFUSED = {
     "outside": ({}, {"layers": [0, 7]}, "outside the model's 3 layers"),
     "half a group": ({"attention": {"heads": 6, "kv_heads": 3}}, {"heads": 3}, "multiple of 2"),
     "shared": ({"layers": 2, "sharing": "repeat"}, {"layers": 1}, "layers are shared"),
+    "skips": ({"skips": "embedding"}, {"layers": 2}, "read earlier ones by their place"),
     "values": (
         {"attention": {"heads": 6, "value_residual": True}},
         {"layers": 2},

@@ -142,6 +142,8 @@ def allocated(config, rows, context, dtype, isolated, monkeypatch, trains="full"
         {"dropout": {"attention": 0.1}},
         {"dropout": {"attention": 0.1}, "attention": {"window": 32}},
         {"attention": {"heads": 4, "gate": True}},
+        {"layers": 4, "skips": "unet"},
+        {"layers": 4, "skips": ["unet", "embedding"]},
         {"attention": {"heads": 4, "kv_heads": 4, "value_residual": True}},
         {"thinking": {"passes": 2}},
         {"thinking": {"passes": 2}, "attention": {"window": 32, "sinks": 4}},
