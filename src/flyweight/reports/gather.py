@@ -356,14 +356,29 @@ def corpus_name(measurement: Artifact) -> str:
 
 def comparisons(sources: Sequence[ModelArtifacts]) -> tuple[run_summary.PairedComparison, ...]:
     """Return every pair of models scored on the same text, with the verdicts of `compare`."""
-    pairs = []
-    for family in comparable_groups(
+    return _compared(
         {
             each.name: scores(each.measured["evaluate"])
             for each in sources
             if "evaluate" in each.measured
         }
-    ):
+    )
+
+
+def on_validation(stages: Sequence[MadeStage]) -> tuple[run_summary.PairedComparison, ...]:
+    """Return every pair of models that stages of the recipe evaluate on the validation split."""
+    units: dict[str, UnitScores] = {}
+    for made in stages:
+        config = made.config
+        if isinstance(config, schema.Evaluate) and config.split == "validation":
+            units.setdefault(config.input, scores(made.artifact))
+    return _compared(units)
+
+
+def _compared(units: Mapping[str, UnitScores]) -> tuple[run_summary.PairedComparison, ...]:
+    """Return every pair of models, by name, that are scored on the same text."""
+    pairs = []
+    for family in comparable_groups(dict(units)):
         if len(family) < 2:
             continue  # of another text or other units than all others: it has no pair
         stood = compare_models(family)

@@ -160,8 +160,8 @@ def every_model(run: MeasuredRun) -> LinkedTable:
             ),
             "generate_ms": _answer(run, model, single),
         }
-        label = f"{model}, {single.precision}, {single.attention}"
-        rows.append(LinkedRow(label, model, cells))
+        levels = {"precision": single.precision, "attention": single.attention}
+        rows.append(LinkedRow(", ".join([model, *levels.values()]), model, cells, dict(levels)))
     columns = {
         "forward_samples_per_s": f"forward samples/s, batch {BATCH}",
         "generate_ms": f"+{ANSWER_TOKENS} tokens ms, batch 1",
@@ -304,7 +304,8 @@ def inference(run: MeasuredRun) -> LinkedTable:
     }
     notes = (
         _speed_note(SpeedSetting(precision, "eager", 1), ", attention as the row says"),
-        "Adapters are merged. Perplexity does not depend on the attention kernel.",
+        "Adapters are merged. Perplexity does not depend on the attention kernel. "
+        "A compiled kernel belongs to a compiled step, which generates faster by more than that.",
         printed.NOTE,
     )
     return LinkedTable("table_6", "Table VI: inference", columns, tuple(rows), notes)
@@ -339,10 +340,6 @@ def factors(run: MeasuredRun) -> LinkedTable:
     merged weights, in fp32, with eager attention, all else equal.
     """
     columns = {
-        "weights": "weights",
-        "precision": "precision",
-        "attention": "attention",
-        "batch": "batch",
         "kernel": "kernel seen",
         "forward_ms": "forward ms",
         "generate_ms": f"+{ANSWER_TOKENS} tokens ms",
@@ -380,19 +377,17 @@ def _factor_row(run: MeasuredRun, level: str, measured: MeasuredBench) -> Linked
         "precision": bench.precision,
         "attention": bench.attention,
         "batch": bench.batch,
-        "kernel": bench.kernel,
+        "engine": bench.engine,
     }
-    words = {
-        name: LinkedCell(value, text=str(value), artifacts=(measured.artifact,))
-        for name, value in levels.items()
-    }
+    cells["kernel"] = _word(bench.kernel, measured.artifact, f"asked for {bench.attention}")
     against = {
         "by_weights": run.speed(MERGED, setting, "forward_ms"),
         "by_precision": run.speed(model, replace(setting, precision="fp32"), "forward_ms"),
         "by_attention": run.speed(model, replace(setting, attention="eager"), "forward_ms"),
     }
     ratios = {name: _over(cells["forward_ms"], other) for name, other in against.items()}
-    return LinkedRow(measured.name, model, {**words, **cells, **ratios})
+    label = f"{level}, {bench.precision}, {bench.attention}, batch {bench.batch}"
+    return LinkedRow(label, model, {**cells, **ratios}, levels)
 
 
 def _over(cell: LinkedCell, other: LinkedCell) -> LinkedCell:
