@@ -154,14 +154,21 @@ def every_model(run: MeasuredRun) -> LinkedTable:
     settings = dict.fromkeys((each.model, replace(each.setting, batch=1)) for each in run.benches)
     rows = []
     for model, single in settings:
+        many = replace(single, batch=BATCH)
         cells = {
-            "forward_samples_per_s": run.speed(
-                model, replace(single, batch=BATCH), "forward_samples_per_s"
-            ),
-            "generate_ms": _answer(run, model, single),
+            "forward_samples_per_s": missing_cell(f"not measured in batch {BATCH}"),
+            "generate_ms": missing_cell("not measured in batch 1"),
         }
-        levels = {"precision": single.precision, "attention": single.attention}
-        rows.append(LinkedRow(", ".join([model, *levels.values()]), model, cells, dict(levels)))
+        if run.bench(model, many):
+            cells["forward_samples_per_s"] = run.speed(model, many, "forward_samples_per_s")
+        if run.bench(model, single):
+            cells["generate_ms"] = _answer(run, model, single)
+        levels: dict[str, str | int] = {
+            "precision": single.precision,
+            "attention": single.attention,
+        }
+        label = f"{model}, {single.precision}, {single.attention}"
+        rows.append(LinkedRow(label, model, cells, levels))
     columns = {
         "forward_samples_per_s": f"forward samples/s, batch {BATCH}",
         "generate_ms": f"+{ANSWER_TOKENS} tokens ms, batch 1",
