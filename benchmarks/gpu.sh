@@ -11,7 +11,7 @@ install=(.venv-gpu/bin/python -m pip install --quiet)
 "${install[@]}" pydantic PyYAML typer rich matplotlib jinja2 filelock psutil tokenizers safetensors pytest hypothesis allpairspy
 "${install[@]}" --no-deps --no-build-isolation -e .
 .venv-gpu/bin/python -c 'import torch; assert torch.cuda.is_available(), "no GPU here"; print(torch.cuda.get_device_name(0))'
-.venv-gpu/bin/python -m pytest -m "gpu or not slow" -x tests/gpu tests/unit/train tests/unit/model 2>&1 | tee "$OUT/tests.txt"
+.venv-gpu/bin/python -m pytest -m "gpu or not slow" -x tests/gpu tests/unit/training tests/unit/model 2>&1 | tee "$OUT/tests.txt"
 export RESULTS="$OUT"
 .venv-gpu/bin/python benchmarks/bench_objectives.py
 .venv-gpu/bin/python benchmarks/bench_training.py --steps 60

@@ -161,7 +161,6 @@ def test_a_record_that_does_not_fit_is_refused(raw, tmp_path, stage, message):
     ("stage", "message"),
     [
         ({"objective": {"hidden": {"places": {0: 0}}}}, "a record has no hidden states"),
-        ({"objective": {"shuffled": True}}, "a record is not shuffled"),
         ({"train": {"steps": None, "time": "3s"}}, "told: how many rows are read has to be known"),
         ({"told": "teacher"}, "told: teacher is a stage pretrain; name a stage teach"),
         ({"teacher": "beside"}, "told: whole is the record of teacher, and the teacher is beside"),

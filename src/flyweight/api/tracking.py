@@ -1,9 +1,10 @@
 """Tell trackers a whole run as one run of theirs: curves, recipe, tags, tables and numbers.
 
-    runs/<name>/tracked-<tracker>-<request>.json    the tracker's run, and how far it was told
+    runs/<name>/<tracker>-<request>.tracked    the tracker's run, and how far it was told: JSON
 
-A run that goes on after a kill goes on with the same tracker's run, and tells no step twice. A
-curve of a stage that was there already is told from its log.
+It has no suffix of results, whose ids are kept from `gc`. A run that goes on after a kill goes on
+with the same tracker's run, and tells no step twice. A curve of a stage that was there already is
+told from its log.
 """
 
 from __future__ import annotations
@@ -183,7 +184,7 @@ def tracked(recipe: Recipe, context: Context, request: str) -> Iterator[Tracking
 def _begin(tracking: Tracking, name: str, recipe: Recipe, request: str) -> None:
     library = TRACKERS[name]
     folder = tracking.root / recipe.name
-    told = Told.of(folder / f"tracked-{name}-{request}.json", request)
+    told = Told.of(folder / f"{name}-{request}.tracked", request)
     config = recipe.model_dump(mode="json", exclude={"trackers"})
     run = TrackedRun(recipe.name, told.run, config, tags(recipe))
     try:

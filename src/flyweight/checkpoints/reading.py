@@ -17,9 +17,10 @@ def check_reads(
     """
     mine, theirs = inputs.encoded() / "tokenizer.json", inputs.model(what) / "tokenizer.json"
     if mine.read_bytes() != theirs.read_bytes():
+        across = ", or across: tokenizers" if what.split(".")[0] == "teacher" else ""
         raise RequestError(
             f"stages.{inputs.name}.{what}: the {what} and the corpus use different tokenizers; "
-            f"give this stage {field}.tokenizer=model"
+            f"give this stage {field}.tokenizer=model{across}"
         )
     rows = config.vocab_size or 0
     if rowless := Tokenizer.load(theirs).rowless(rows):

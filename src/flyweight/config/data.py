@@ -65,6 +65,9 @@ class ModelTokenizer(Strict):
     sha256: str | None = Field(default=None, exclude_if=_none)
 
 
+TRAINED = (ByteTokenizer, CharTokenizer, WordTokenizer, BpeTokenizer)
+"""Kinds that are made from the text itself."""
+
 Tokenizer = Annotated[
     Annotated[
         ByteTokenizer

@@ -3,6 +3,7 @@
 sources: {gpt2: "hf:openai-community/gpt2"}
 student: {stage: distill, ..., controls: [same_tokens, same_compute, shuffled]}
 student: {stage: distill, ..., told: {k: 64, rest: bucket, store: fp16}}
+student: {stage: distill, ..., across: tokenizers}, which has a record in any case
 speed:   {stage: bench, input: [student, int8], precision: [fp32, bf16]}
 """
 
@@ -72,14 +73,15 @@ def stand_for(raw: Mapping[str, Any]) -> dict[str, list[str]]:
 def _written_out(name: str, stage: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Return a raw stage without its words, and what they stand for: its record, its controls."""
     distills = isinstance(stage, dict) and stage.get("stage") == "distill"
-    if not distills or not ({"controls", "told"} & stage.keys()):
+    if not distills or not ({"controls", "told", "across"} & stage.keys()):
         return stage, {}, {}
     plain = {key: value for key, value in stage.items() if key != "controls"}
-    controls = _controls(name, plain, stage.get("controls", ()))
+    if plain.get("across") is not None and plain.get("told") is None:
+        plain["told"] = {}
     record = dict[str, Any]()
     if isinstance(plain.get("told"), dict):
         plain, record = _record(name, plain)
-    return plain, record, controls
+    return plain, record, _controls(name, plain, stage.get("controls", ()))
 
 
 def _controls(name: str, stage: dict[str, Any], words: Any) -> dict[str, dict[str, Any]]:
@@ -98,7 +100,6 @@ def _controls(name: str, stage: dict[str, Any], words: Any) -> dict[str, dict[st
         if word == "shuffled":
             objective = {**_fields(stage, "objective"), "shuffled": True}
             found[control] = {**stage, "objective": objective}
-            found[control].pop("told", None)
             continue
         quantity = "tokens" if word == "same_tokens" else "total_flops"
         train = {key: value for key, value in _fields(stage, "train").items() if key not in LIMITS}
@@ -123,6 +124,7 @@ def _record(name: str, stage: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
     fields = {
         "k": told.get("k"),
         "store": told.get("store"),
+        "across": stage.get("across"),
         "temperature": objective.get("temperature"),
         "data": stage.get("data"),
     }

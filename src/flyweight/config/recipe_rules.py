@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from flyweight.config.data import TRAINED, Tokenizer
 from flyweight.config.graph import cycle_faults, is_external
+from flyweight.config.layouts import LAYOUT_FOLDER
 from flyweight.config.messages import nearest
 from flyweight.config.model_rules import packed_kinds
 from flyweight.config.schema import (
@@ -18,6 +20,7 @@ from flyweight.config.schema import (
     Merge,
     Mix,
     Pack,
+    Pretrain,
     Prune,
     Quantize,
     Recipe,
@@ -65,7 +68,15 @@ def _unknown(name: str, stage: StageConfig, recipe: Recipe) -> Iterator[str]:
 
 
 def _compared(recipe: Recipe) -> Iterator[str]:
-    """Find compared stages that are not there, or hold no model."""
+    """Find compared stages that are not there, or hold no model.
+
+    With a layout, `report` names a folder beside the links to stages.
+    """
+    if recipe.report.layout is not None and LAYOUT_FOLDER in recipe.stages:
+        yield (
+            f"stages.{LAYOUT_FOLDER}: report.layout writes a folder of this name beside the "
+            f"stages; give the stage another name"
+        )
     names = list(recipe.stages)
     for position, name in enumerate(recipe.report.compare):
         where = f"report.compare.{position}"
@@ -83,7 +94,7 @@ def _contradictions(name: str, stage: StageConfig, recipe: Recipe) -> list[str]:
         faults += [*_tie(f"{where}.train", stage.train, recipe), *_packed(where, stage, recipe)]
         faults += [*_loss_of_text(where, stage), *_joined_documents(where, stage, recipe)]
     if isinstance(stage, Distill):
-        faults += _of_the_record(where, stage, recipe)
+        faults += [*_of_the_record(where, stage, recipe), *_tokenizers(where, stage, recipe)]
     if isinstance(stage, Mix):
         faults += _mixed_documents(where, stage, recipe)
     if isinstance(stage, Quantize | Prune | Pack | Merge):
@@ -104,6 +115,41 @@ def _of_the_record(where: str, stage: Distill, recipe: Recipe) -> Iterator[str]:
             f"{where}.told: {stage.told} is the record of {teachers_in_words(record.teacher)}, "
             f"and the teacher is {teachers_in_words(stage.teacher)}; name its own record"
         )
+    elif record.across != stage.across:
+        yield (
+            f"{where}.across: {stage.told}, its record, has {record.across}, and this stage "
+            f"{stage.across}; give both the same"
+        )
+
+
+def _tokenizers(where: str, stage: Distill, recipe: Recipe) -> Iterator[str]:
+    """Find teachers of the recipe whose tokenizers are surely others, or surely the student's."""
+    own = stage.data.tokenizer
+    names = (stage.teacher,) if isinstance(stage.teacher, str) else stage.teacher
+    same = list[bool]()
+    for name in names:
+        teacher = recipe.stages.get(name)
+        if not isinstance(teacher, Pretrain | Distill) or teacher.model is None:
+            return
+        theirs = teacher.data.tokenizer
+        if not (isinstance(own, TRAINED) and isinstance(theirs, TRAINED)):
+            return
+        sizes = [getattr(each, "vocab", None) for each in (own, theirs)]
+        if stage.across is None and (own.kind != theirs.kind or sizes[0] != sizes[1]):
+            yield (
+                f"{where}.teacher: {name} and this text have different tokenizers "
+                f"({_named(theirs)} and {_named(own)}); give both the same, or add "
+                f"across: tokenizers"
+            )
+        same.append(stage.data.packed() == teacher.data.packed())
+    if stage.across is not None and all(same):
+        yield f"{where}.across: the tokenizers are the same; leave across out"
+
+
+def _named(tokenizer: Tokenizer) -> str:
+    """Return a tokenizer's kind, and its size where it names one."""
+    size = getattr(tokenizer, "vocab", None)
+    return tokenizer.kind if size is None else f"{tokenizer.kind} of {size:,}"
 
 
 def _loss_of_text(where: str, stage: TrainingStage) -> Iterator[str]:

@@ -106,6 +106,7 @@ from flyweight.config.layers import (
     Sinusoidal as Sinusoidal,
     SwiGLU as SwiGLU,
 )
+from flyweight.config.layouts import LayoutName as LayoutName
 from flyweight.config.linear_kinds import (
     NF4 as NF4,
     REGISTRY,
@@ -430,6 +431,9 @@ class Finetune(TrainingStage):
         )
 
 
+Across = Literal["tokenizers"]
+"""What a teacher and its student need not share: see docs/distillation.md."""
+
 Teachers = str | Annotated[tuple[str, ...], Field(min_length=2)]
 """A teacher, or several."""
 
@@ -445,11 +449,12 @@ class Distill(NewOrExisting):
     `input` starts from another stage's weights, such as those of the teacher without some parts. A
     new `model` starts at random, or from the layers and widths of the teacher that `start` names.
     `told` is a stage `teach`, whose record stands in for running the teacher. Several teachers tell
-    the mean of their probabilities.
+    the mean of their probabilities. `across: tokenizers` is for teachers with other tokenizers.
     """
 
     stage: Literal["distill"]
     teacher: Teachers
+    across: Across | None = Field(default=None, exclude_if=_none)
     told: str | None = Field(default=None, exclude_if=_none)
     start: FromTeacher | Literal["random"] = Field(default="random", exclude_if=_is_random)
     objective: Distillation = Distillation()
@@ -471,17 +476,35 @@ class Distill(NewOrExisting):
             )
         if not isinstance(self.teacher, str) and self.start != "random":
             faults.append("start: there are several teachers; use start: random, or name one")
-        if self.told is not None and self.objective.hidden is not None:
+        faults += self._across_faults()
+        if self.told is not None and self.objective.hidden is not None and self.across is None:
             faults.append("objective.hidden: a record has no hidden states; leave told out")
         if self.told is not None and not self.train.counts_steps and self.train.same_as is None:
             faults.append(
                 "told: how many rows are read has to be known; give train.steps, tokens, epochs or "
                 "flops"
             )
-        if self.told is not None and self.objective.shuffled:
-            faults.append("objective.shuffled: a record is not shuffled; leave told out")
         if self.told is None and self.objective.rest != "bucket":
             faults.append("objective.rest: is about a record; name one with told, or leave it out")
+        return faults
+
+    def _across_faults(self) -> list[str]:
+        """Return what cannot be compared across tokenizers."""
+        if self.across is None:
+            return []
+        faults: list[str] = []
+        if self.told is None:
+            faults.append("across: such a teacher tells before a student learns; add told: {k: 64}")
+        if self.objective.hidden is not None:
+            faults.append(
+                "objective.hidden: hidden states of other tokens do not compare; leave hidden out"
+            )
+        if self.start != "random":
+            faults.append(
+                "start: the teacher's rows belong to other tokens; use start: random, or input"
+            )
+        if self.input is None and isinstance(self.data.tokenizer, ModelTokenizer):
+            faults.append(OWN_TOKENIZER)
         return faults
 
     def role(self) -> str:
@@ -499,11 +522,26 @@ class Distill(NewOrExisting):
             made += " with its probabilities shuffled, as a control"
         if "told" in origin.parents:
             made += f" by its record {origin.parent('told')}"
+        if origin.config.get("across") is not None:
+            made += _aligned(origin)
         if "input" in origin.parents:
             return f"{made}, starting from {origin.parent('input')}"
         if origin.config.get("start", "random") != "random":
             return f"{made}, starting with parts of its weights"
         return made
+
+
+OWN_TOKENIZER = (
+    "data.tokenizer: model is the teacher's own tokenizer here; name the student's, or leave "
+    "across out"
+)
+
+
+def _aligned(origin: Origin) -> str:
+    """Return how much of a text could be compared across tokenizers, as a card says it."""
+    share = origin.facts.get("aligned")
+    where = " where tokens of both end at the same byte"
+    return f", across tokenizers{where}" + (f" ({share:.0%} of its positions)" if share else "")
 
 
 class Teach(StageConfig):
@@ -512,10 +550,14 @@ class Teach(StageConfig):
     A distillation from the record (`told`) does not run the teacher. The windows are those that a
     training with the same text, context and seed reads. `temperature` is that of the objective, and
     `store` the format of a logarithm. Of several teachers it is the mean of their probabilities.
+
+    With `across: tokenizers` teachers read the same text in their own tokens. They tell of groups
+    of tokens that begin with the same shared token, where tokens of all end at the same byte.
     """
 
     stage: Literal["teach"]
     teacher: Teachers
+    across: Across | None = Field(default=None, exclude_if=_none)
     data: Data
     rows: Annotated[int, Field(gt=0, lt=2**31)]
     k: PositiveInt = 64
@@ -525,6 +567,15 @@ class Teach(StageConfig):
     references: ClassVar[tuple[str, ...]] = ("teacher",)
     defaults: ClassVar[tuple[str, ...]] = ("data",)
     spends: ClassVar[tuple[str, ...]] = EVERY_QUANTITY
+
+    def faults(self) -> list[str]:
+        """Refuse to take the text's tokenizer from a teacher that has another one."""
+        own = isinstance(self.data.tokenizer, ModelTokenizer)
+        return [OWN_TOKENIZER] if own and self.across is not None else []
+
+    def own_texts(self) -> tuple[str, ...]:
+        """Teachers with other tokenizers read the text in their own tokens."""
+        return tuple(self.dependencies()) if self.across is not None else ()
 
 
 class Select(StageConfig):
@@ -859,7 +910,8 @@ class Report(Strict):
     `data: null` measures every model on the corpus that it was trained on. `metrics` are measured
     beside the likelihood, such as `accuracy`. `tasks` are those that every model answers: a name, a
     file, or the fields of a stage `score`. `lm_eval` are tasks of the Language Model Evaluation
-    Harness, by the fields of a stage `lm_eval`.
+    Harness, by the fields of a stage `lm_eval`. `layout` adds a paper's tables and figures, whose
+    roles are names of stages.
     """
 
     compare: tuple[str, ...] = ()
@@ -874,6 +926,7 @@ class Report(Strict):
     lm_eval: LmEvalTasks | None = Field(default=None, exclude_if=_none)
     prompts: tuple[str, ...] = ()
     sample_tokens: PositiveInt = 64
+    layout: LayoutName | None = Field(default=None, exclude_if=_none)
 
     def scored(self) -> tuple[ScoredTask, ...]:
         """Return the tasks with all their fields."""

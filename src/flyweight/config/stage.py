@@ -89,6 +89,10 @@ class StageConfig(Strict):
         """Whether the stage takes its input's text where `data` names none."""
         return "none"
 
+    def own_texts(self) -> tuple[str, ...]:
+        """Return which references read the stage's text in tokens of their own tokenizers."""
+        return ()
+
     def identity_fields(self) -> dict[str, object]:
         """Return what the result depends on beside the config itself; empty where nothing is."""
         return {}

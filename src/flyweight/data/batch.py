@@ -21,10 +21,25 @@ class TeacherRecord:
 
     `tokens` (B, T, k) are the likeliest next tokens, int64, and `log_probs` (B, T, k) the
     logarithms of their probabilities, float32.
+
+    A teacher with another tokenizer told of `shared` groups of tokens instead: `groups` (V,),
+    int64, is the group of each of the student's tokens, or `shared` for none. `tokens` are groups
+    then. Where nothing can be compared all `log_probs` are -inf.
     """
 
     tokens: Tensor
     log_probs: Tensor
+    groups: Tensor | None = None
+    shared: int = 0
+
+    def to(self, device: str | torch.device) -> TeacherRecord:
+        """Return the record on a device."""
+        return TeacherRecord(
+            tokens=self.tokens.to(device),
+            log_probs=self.log_probs.to(device),
+            groups=None if self.groups is None else self.groups.to(device),
+            shared=self.shared,
+        )
 
 
 @dataclass(frozen=True)
@@ -93,16 +108,13 @@ class Batch:
 
     def to(self, device: str | torch.device) -> Batch:
         """Return the batch on a device."""
-        teacher = self.teacher
-        if teacher is not None:
-            teacher = TeacherRecord(teacher.tokens.to(device), teacher.log_probs.to(device))
         return replace(
             self,
             inputs=self.inputs.to(device),
             targets=self.targets.to(device),
             weights=None if self.weights is None else self.weights.to(device),
             documents=None if self.documents is None else self.documents.to(device),
-            teacher=teacher,
+            teacher=None if self.teacher is None else self.teacher.to(device),
             noisy=None if self.noisy is None else self.noisy.to(device),
         )
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from flyweight.config import schema
 from flyweight.core.files import user_path
+from flyweight.data.token_bytes import BYTE_OF_LETTER
 from flyweight.data.tokenizer import LINE_END, PAD, SEPARATOR, UNKNOWN, Tokenizer
 from flyweight.errors import RequestError
 
@@ -81,14 +82,7 @@ def _byte(special_words: Sequence[str]) -> Tokenizer:
     import tokenizers
     from tokenizers import decoders, models, pre_tokenizers
 
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    letters = {byte: chr(byte) for byte in printable} | {
-        byte: chr(256 + at) for at, byte in enumerate(others)
-    }
-    backend = tokenizers.Tokenizer(
-        models.BPE(vocab={letters[byte]: byte for byte in range(256)}, merges=[])
-    )
+    backend = tokenizers.Tokenizer(models.BPE(vocab=dict(BYTE_OF_LETTER), merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     return _finished(backend, special_words)

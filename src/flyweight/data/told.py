@@ -4,6 +4,11 @@
     told/log_probs.npy  (rows, T, k) float16 or float32, natural logarithms
     told/meta.json      corpus, context, seed, documents, vocabulary, temperature
 
+Teachers with other tokenizers tell of `vocabulary` groups of tokens (`flyweight.data.alignment`),
+and of nothing where no boundary is common.
+
+    told/groups.npy     (V,) int64, the group of each of the student's tokens
+
 Row g belongs to window number g of `flyweight.data.windows`, whatever the batch size. The windows
 of another text, context or seed are others, so a record fits one of each.
 """
@@ -26,10 +31,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOKENS, LOG_PROBS, META = "tokens.npy", "log_probs.npy", "meta.json"
+GROUPS = "groups.npy"
 
 
 class ToldMeta(Strict):
-    """What the rows of a record are: of which windows, by which softmax."""
+    """What the rows of a record are: of which windows, by which softmax.
+
+    `across` is set where the teachers have other tokenizers than the text.
+    """
 
     corpus: str
     context: int
@@ -39,17 +48,20 @@ class ToldMeta(Strict):
     temperature: float
     rows: int
     k: int
-
-    @property
-    def whole(self) -> bool:
-        """Whether every token of the vocabulary has its probability."""
-        return self.k == self.vocabulary
+    across: bool = False
 
 
 class ToldWriter:
     """Writes the rows of a record in their order; what was written before is kept."""
 
-    def __init__(self, folder: Path, meta: ToldMeta, dtype: str, done: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        meta: ToldMeta,
+        dtype: str,
+        done: int = 0,
+        groups: np.ndarray | None = None,
+    ) -> None:
         """Make the files of a record, or go on behind the first `done` rows."""
         shape = (meta.rows, meta.context, meta.k)
         small = meta.vocabulary <= 2**16
@@ -60,6 +72,8 @@ class ToldWriter:
             else open_memmap(folder / name, "w+", dtype=kind, shape=shape)
             for name, kind in kinds.items()
         }
+        if groups is not None:
+            np.save(folder / GROUPS, groups)
         write_json(folder / META, meta.model_dump())
 
     def write(self, first: int, tokens: Tensor, log_probs: Tensor) -> None:
@@ -82,6 +96,7 @@ class Told:
         self.meta = ToldMeta.model_validate_json(read_bytes(folder / META))
         self._tokens = np.load(folder / TOKENS, mmap_mode="r")
         self._log_probs = np.load(folder / LOG_PROBS, mmap_mode="r")
+        self._groups = np.load(folder / GROUPS) if self.meta.across else None
 
     def check(self, windows: Windows, corpus: str, rows: int, where: str) -> None:
         """Raise RequestError where the record is not of the first `rows` of these windows."""
@@ -109,7 +124,8 @@ class Told:
 
         tokens = torch.from_numpy(self._tokens[numbers].astype(np.int64))  # (B, T, k)
         log_probs = torch.from_numpy(self._log_probs[numbers].astype(np.float32))
-        return TeacherRecord(tokens, log_probs)
+        groups = None if self._groups is None else torch.from_numpy(self._groups)
+        return TeacherRecord(tokens, log_probs, groups, self.meta.vocabulary)
 
 
 class ToldWindows:

@@ -38,6 +38,7 @@ from flyweight.store.budget import BudgetSpent
 from flyweight.store.stage import Context, Inputs, PlannedInputs, Stage, drops, identity_config
 from flyweight.training.finetune import tunable_config
 from flyweight.training.model_training import check_data
+from flyweight.training.reading import check_alignable
 
 LIMIT_OF = {
     "tokens": "tokens",
@@ -143,7 +144,8 @@ class Runner:
         if isinstance(config, schema.TrainingStage) and config.model is None:
             source_config(config, Inputs(name, artifacts))  # what it refuses is not packed first
         corpus = self._corpus_of(config, artifacts)
-        inputs = Inputs(name, artifacts, corpus, self._examples_of(config, artifacts))
+        examples, texts = self._examples_of(config, artifacts), self._texts_of(config, artifacts)
+        inputs = Inputs(name, artifacts, corpus, examples, texts)
         config = self._resolved(config, corpus)
         precision: Precision = "fp32"
         model: schema.Architecture | None = None
@@ -170,6 +172,7 @@ class Runner:
         runtime, corpus = self.context.runtime, inputs.corpus
         parents = {role: artifact.id for role, artifact in inputs.artifacts.items()}
         data = stage.data_fingerprint(config, self.context.data_dir)
+        parents |= {f"corpus.{role}": text.id for role, text in inputs.texts.items()}
         tokenizer = None
         if corpus is not None:
             parents["corpus"] = corpus.id
@@ -204,6 +207,7 @@ class Runner:
         def work(draft: Draft) -> dict[str, Any]:
             facts = self._work(stage, config, inputs, draft)
             parents = dict(inputs.artifacts)
+            parents |= {f"corpus.{role}": text for role, text in inputs.texts.items()}
             if inputs.corpus is not None:
                 parents["corpus"] = inputs.corpus
             if inputs.examples is not None:
@@ -280,6 +284,16 @@ class Runner:
         if name is not None:
             gone = f"was trained on {name}, which is not in {model.path.parent}"
         raise RequestError(f"{model.id} {gone}; name a text with --data")
+
+    def _texts_of(
+        self, config: StageConfig, artifacts: Mapping[str, Artifact]
+    ) -> dict[str, Artifact]:
+        """Return the text of a stage in the tokens of inputs that have their own tokenizers."""
+        data = getattr(config, "data", None)
+        if not isinstance(data, schema.Data):
+            return {}
+        own = data.model_copy(update={"tokenizer": schema.ModelTokenizer()})
+        return {role: self.corpus(own, artifacts[role]) for role in config.own_texts()}
 
     def _examples_of(
         self, config: StageConfig, artifacts: Mapping[str, Artifact]
@@ -543,6 +557,11 @@ def _stage(
 def check_inputs(recipe: schema.Recipe, resolve: Resolver) -> None:
     """Raise RequestError for a model outside the recipe that a stage cannot make what it is to."""
     for name, stage in recipe.stages.items():
+        for role in stage.own_texts():
+            reference = stage.dependencies()[role]
+            if reference not in recipe.stages:
+                model = resolve(reference, f"stages.{name}.{role}")
+                check_alignable(Inputs(name, {role: model}), role)
         source = stage.dependencies().get("input")
         if source is None or source in recipe.stages or not stage.makes_model:
             continue

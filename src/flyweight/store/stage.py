@@ -41,13 +41,15 @@ class Inputs:
     """A stage's finished inputs: artifacts by the field that names them, and its packed corpus.
 
     `corpus` is None where a measurement needs no text and the model came without its corpus, and
-    where a training reads `examples` instead.
+    where a training reads `examples` instead. `texts` are the same text in the tokens of inputs
+    with tokenizers of their own, by field.
     """
 
     name: str
     artifacts: Mapping[str, Artifact] = field(default_factory=dict)
     corpus: Artifact | None = None
     examples: Artifact | None = None
+    texts: Mapping[str, Artifact] = field(default_factory=dict)
 
     def model(self, role: str) -> Path:
         """Return the model folder of an input; raise RequestError when that artifact holds none."""

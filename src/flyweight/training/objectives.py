@@ -370,7 +370,7 @@ class DistillationObjective:
             teaching = RunningTeaching(config, batch, self.teacher, self.tokens)
 
         def loss_of(chunk: slice) -> PieceLoss:
-            compared = teaching.of(chunk)
+            compared, untold = teaching.of(chunk), teaching.untold(chunk)
 
             def piece_loss(
                 logits: Tensor, rows: slice, needs_grad: bool
@@ -386,9 +386,13 @@ class DistillationObjective:
                 divergence, grad_logits = compared(within, log_q, targets.index)  # (n,), (n, V)
                 losses = config.weight * temperature**2 * targets.weighted(divergence)
                 losses = losses + (1 - config.weight) * cross_entropy
+                grad_logits *= config.weight * temperature
+                if untold is not None:
+                    untold_loss, grad_untold = untold(within, log_probs, targets.index)
+                    losses = losses + config.weight * targets.weighted(untold_loss)
+                    grad_logits.add_(grad_untold, alpha=config.weight)
                 if not needs_grad:
                     return losses, nll, None
-                grad_logits *= config.weight * temperature
                 if config.weight < 1:
                     grad_cross_entropy = targets.grad_cross_entropy(log_probs)
                     grad_logits.add_(grad_cross_entropy, alpha=1 - config.weight)

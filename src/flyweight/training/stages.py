@@ -69,20 +69,30 @@ class DistillStage(Stage[schema.Distill]):
         taken = _taken(config, model, teacher)
         if config.told is not None:
             teacher = None
-            _check_temperature(config, inputs, where)
+            taken |= _told_facts(config, inputs, where)
         objective = DistillationObjective(config.objective, teacher, vocabulary(inputs))
         facts = train_model(config, model, objective, teacher, inputs, context, draft)
         return {**facts, **taken}
 
 
-def _check_temperature(config: schema.Distill, inputs: Inputs, where: str) -> None:
-    """Raise RequestError for a record of another softmax than the objective's."""
-    told = Told(inputs.artifacts["told"].path / "told").meta.temperature
-    if told != config.objective.temperature:
+def _told_facts(config: schema.Distill, inputs: Inputs, where: str) -> dict[str, Any]:
+    """Return what a record tells of itself; raise RequestError for one that does not fit.
+
+    It may be of another softmax than the objective's, or across tokenizers without being asked to.
+    """
+    record = inputs.artifacts["told"]
+    told = Told(record.path / "told").meta
+    if told.temperature != config.objective.temperature:
         raise RequestError(
-            f"{where}.told: the record is of temperature {told:g}, and objective.temperature is "
-            f"{config.objective.temperature:g}; make them equal"
+            f"{where}.told: the record is of temperature {told.temperature:g}, and "
+            f"objective.temperature is {config.objective.temperature:g}; make them equal"
         )
+    if told.across != (config.across is not None):
+        remedy = "add across: tokenizers" if told.across else "leave across out"
+        kind = "a teacher with another tokenizer" if told.across else "this tokenizer's own teacher"
+        raise RequestError(f"{where}.told: the record is of {kind}; {remedy}")
+    names = ("aligned", "groups", "kept_mass") if told.across else ()
+    return {name: record.facts[name] for name in names}
 
 
 def _check_parts(

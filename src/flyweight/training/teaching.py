@@ -45,6 +45,14 @@ class Teaching(Protocol):
         """Return how a student is compared with it on a chunk: products with few rows are slow."""
         ...
 
+    def untold(self, chunk: slice) -> Compared | None:
+        """Return the student's loss on what the teacher does not tell; None where it tells all.
+
+        It is the cross-entropy of the next token among those that are one to the teacher, with its
+        gradient by the logits. The first argument has the student's log-probabilities.
+        """
+        ...
+
 
 class RunningTeaching:
     """A teacher that reads the batch now."""
@@ -73,13 +81,22 @@ class RunningTeaching:
 
         return compared
 
+    def untold(self, chunk: slice) -> None:
+        """Return None: the teacher tells all."""
+
 
 class RecordedTeaching:
-    """A teacher's likeliest tokens, told beforehand at the objective's temperature."""
+    """A teacher's likeliest tokens, told beforehand at the objective's temperature.
+
+    One with another tokenizer told of groups of tokens, and not at every position. The student's
+    tokens are then compared by groups. Which token of a group is next, and which token at all where
+    nothing was told, it learns from the text.
+    """
 
     def __init__(self, config: schema.Distillation, batch: Batch) -> None:
         assert batch.teacher is not None
         self.config = config
+        self.groups, self.shared = batch.teacher.groups, batch.teacher.shared
         self._tokens = batch.teacher.tokens.flatten(0, 1)  # (N, k)
         self._log_probs = batch.teacher.log_probs.flatten(0, 1)
 
@@ -87,16 +104,83 @@ class RecordedTeaching:
         """Return how a student is compared with the record on a chunk."""
 
         def compared(rows: slice, log_q: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-            tokens, log_p = self._tokens[chunk][rows], self._log_probs[chunk][rows]  # (n, k)
-            if tokens.shape[1] == log_q.shape[1]:
-                whole = torch.empty_like(log_q).scatter_(1, tokens, log_p)
-                log_p = F.log_softmax(whole, dim=-1)
-                return DIVERGENCES[self.config.divergence](log_p, log_q, self.config.beta)
-            if self.config.rest == "renormalise":
-                return _renormalised(tokens, log_p, log_q)
-            return _bucketed(self.config, tokens, log_p, log_q)
+            return self._compared(
+                self._tokens[chunk][rows], self._log_probs[chunk][rows], log_q, targets
+            )
 
-        return compared
+        def by_groups(rows: slice, log_q: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            assert self.groups is not None
+            tokens, log_p = self._tokens[chunk][rows], self._log_probs[chunk][rows]  # (n, k)
+            told = self._told(log_p, targets)
+            log_p = torch.where(told, log_p, 0)  # any numbers: what comes of them is left out
+            log_groups = grouped(log_q, self.groups, self.shared)  # (n, G + 1)
+            log_shared = log_groups[:, : self.shared].log_softmax(-1)
+            divergence, slopes = self._compared(tokens, log_p, log_shared, self.groups[targets])
+            slopes = F.pad(torch.where(told, slopes, 0), (0, 1))
+            share = (log_q - log_groups[:, self.groups]).exp_()  # of a token in its group, (n, V)
+            return torch.where(told.squeeze(1), divergence, 0), share.mul_(slopes[:, self.groups])
+
+        return compared if self.groups is None else by_groups
+
+    def untold(self, chunk: slice) -> Compared | None:
+        """Return the loss on what groups do not tell, or on the next token where nothing was told.
+
+        That is cross-entropy less the part of it which is about groups.
+        """
+        groups = self.groups
+        if groups is None:
+            return None
+
+        def untold(rows: slice, log_probs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            told, group = self._told(self._log_probs[chunk][rows], targets), groups[targets]
+            log_groups = grouped(log_probs, groups, self.shared)  # (n, G + 1)
+            log_all = log_groups[:, : self.shared].logsumexp(-1, keepdim=True)  # (n, 1)
+            of_group = log_groups.gather(1, group)
+            loss = torch.where(told, of_group - log_all, 0) - log_probs.gather(1, targets)
+            gradient = log_probs.exp()  # (n, V)
+            for part, sign, members in (
+                (of_group, 1, groups == group),
+                (log_all, -1, groups < self.shared),
+            ):
+                share = (log_probs - part).masked_fill_(~(told & members), -torch.inf)
+                gradient.add_(share.exp_(), alpha=sign)
+            minus_one = -torch.ones_like(targets, dtype=log_probs.dtype)
+            return loss.squeeze(1), gradient.scatter_add_(1, targets, minus_one)
+
+        return untold
+
+    def _told(self, log_p: Tensor, targets: Tensor) -> Tensor:
+        """Return where something was told, (n, 1): also of the target's group."""
+        assert self.groups is not None
+        return (log_p[:, :1] > -torch.inf) & (self.groups[targets] < self.shared)
+
+    def _compared(
+        self, tokens: Tensor, log_p: Tensor, log_q: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the divergence of tokens or groups from what was told, and its gradient."""
+        if self.config.shuffled:
+            tokens = shuffled_tokens(tokens, targets, log_q.shape[1])
+        if tokens.shape[1] == log_q.shape[1]:
+            whole = torch.empty_like(log_q).scatter_(1, tokens, log_p)
+            log_p = F.log_softmax(whole, dim=-1)
+            return DIVERGENCES[self.config.divergence](log_p, log_q, self.config.beta)
+        if self.config.rest == "renormalise":
+            return _renormalised(tokens, log_p, log_q)
+        return _bucketed(self.config, tokens, log_p, log_q)
+
+
+def grouped(log_probs: Tensor, groups: Tensor, count: int) -> Tensor:
+    """Return the log-probabilities of groups, (n, count + 1), given those of tokens, (n, V).
+
+    `groups` (V,) has the group of each token; the last one is of those that are in none. A group
+    without tokens gets -inf.
+    """
+    index = groups.expand_as(log_probs)
+    largest = log_probs.new_full((len(log_probs), count + 1), -torch.inf)
+    largest = largest.scatter_reduce_(1, index, log_probs, "amax")
+    sums = torch.zeros_like(largest)
+    sums.scatter_add_(1, index, (log_probs - largest.gather(1, index)).exp_())
+    return sums.log_().add_(largest)
 
 
 def hidden_states(model: Reader, batch: Batch) -> Tensor:
@@ -111,11 +195,25 @@ def shuffled(log_p: Tensor, targets: Tensor) -> Tensor:
 
     All positions are shuffled alike, by an order that depends on V alone.
     """
-    size = log_p.shape[1]
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(size)).to(log_p.device)
+    order = _order(log_p.shape[1], log_p.device)
     mixed, place = log_p[:, order], order.argsort()[targets]  # (n, V), (n, 1)
     displaced = mixed.gather(1, targets)
     return mixed.scatter(1, place, displaced).scatter(1, targets, log_p.gather(1, targets))
+
+
+def shuffled_tokens(tokens: Tensor, targets: Tensor, size: int) -> Tensor:
+    """Return which tokens (n, k) of `size` get the told probabilities in a shuffled record.
+
+    It is the order of `shuffled`: the target keeps its own.
+    """
+    place = _order(size, tokens.device).argsort()
+    moved = torch.where(place[tokens] == targets, place[targets], place[tokens])
+    return torch.where(tokens == targets, targets, moved)
+
+
+def _order(size: int, device: torch.device) -> Tensor:
+    """Return the order of a shuffled vocabulary."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(size)).to(device)
 
 
 def _renormalised(tokens: Tensor, log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:

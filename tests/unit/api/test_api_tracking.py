@@ -13,6 +13,7 @@ from flyweight.api.trackers import TRACKERS
 from flyweight.errors import RequestError
 from flyweight.pipeline.recipe import Runner
 from flyweight.reports.report import RunReport
+from flyweight.store import references
 
 
 class FakeWandb(types.SimpleNamespace):
@@ -164,6 +165,8 @@ def test_a_killed_run_goes_on_where_it_was(wandb, session, text_file, monkeypatc
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Runner, "make", killed_in_the_student)
         fw.run(recipe, session=session[0])
+    unfinished = references.of(session[0].store.root / "toy")
+    assert unfinished.others and not unfinished.results  # how far it was told is no result
     fw.run(recipe, session=session[0])
     killed, after = wandb.runs
     assert killed.ended == 1 and after.ended == 0 and killed.id == after.id
@@ -244,7 +247,7 @@ def test_trackers_are_named_once(text_file):
 def test_a_damaged_note_is_named(wandb, session, text_file):
     recipe = small(text_file)
     run = fw.run(recipe, session=session[0])
-    (note,) = run.folder.glob("tracked-wandb-*.json")
+    (note,) = run.folder.glob("wandb-*.tracked")
     note.write_text("[]")
     with pytest.raises(RequestError, match="does not say how far a tracker was told; delete it"):
         fw.run(recipe, session=session[0])
