@@ -15,7 +15,7 @@ COMPARED = (
 )
 
 
-def toy(text_file, measure=("evaluate", "memory"), **stages):
+def toy(text_file, measure=("evaluate", "memory"), compared=COMPARED, **stages):
     """Return the raw recipe; `stages` are added, such as benches and profiles."""
     wide = {"dim": 32, "layers": 2, "attention": {"heads": 2}}
     tuned = {"stage": "finetune", "method": LORA, "train": ADAMW}
@@ -48,11 +48,11 @@ def toy(text_file, measure=("evaluate", "memory"), **stages):
             "alone-nf4": {"stage": "quantize", "input": "alone", "kind": "nf4"},
             **{
                 f"validation-{name}": {"stage": "evaluate", "input": name, "split": "validation"}
-                for name in COMPARED
+                for name in compared
             },
             **stages,
         },
-        "report": {"layout": "lightgpt2", "compare": list(COMPARED), "measure": list(measure)},
+        "report": {"layout": "lightgpt2", "compare": list(compared), "measure": list(measure)},
     }
 
 

@@ -23,7 +23,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> fw.Run:
         "speed-nf4": bench("nf4"),
         "operators": {"stage": "profile", "input": "baseline", "new_tokens": 3, "prompt": 4},
     }
-    raw = toy(place / "text.txt", measure=("evaluate",), **stages)
+    compared = ("baseline", "student", "tuned", "nf4")
+    raw = toy(place / "text.txt", measure=("evaluate",), compared=compared, **stages)
     return api.run(raw, without=["student"], session=Session(runs=place / "runs", threads=1))
 
 
@@ -57,6 +58,14 @@ def test_numbers_are_those_of_their_artifacts(run: fw.Run, layout: dict) -> None
     assert judged["change"]["value"] == pytest.approx(times[1] / times[0] - 1)
     assert latency["verdict"] in ("reached", "not reached")
     assert len(cells(layout, "factors")) == 1
+
+
+def test_perplexity_is_paired_on_both_splits(layout: dict) -> None:
+    perplexity = next(each for each in layout["targets"] if each["key"] == "perplexity")
+    for judged in perplexity["judged"]:
+        change = judged["change"]
+        assert change["low"] <= change["value"] <= change["high"]
+        assert judged["decided"] is not None
 
 
 def test_figures_are_those_of_the_sweep_and_of_the_logs(run: fw.Run, layout: dict) -> None:

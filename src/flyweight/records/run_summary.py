@@ -287,6 +287,8 @@ class Summary(SealedRecord):
     corpus: tuple[CorpusSummary, ...]
     models: Annotated[tuple[ModelSummary, ...], Field(min_length=1)]
     comparisons: tuple[PairedComparison, ...] = ()
+    validation: tuple[PairedComparison, ...] = ()
+    """Pairs of models that stages of the recipe evaluate on the validation split."""
     task_comparisons: tuple[TaskComparison, ...] = ()
     tuning: tuple[Tuning, ...] = ()
     """Each fine-tuning among the compared models, before and after."""

@@ -234,8 +234,12 @@ def config_line(config: schema.Architecture) -> str:
     parts = [depth, heads, f"{config.mlp.kind} {config.mlp.hidden}"]
     if config.blocks:
         parts.append(f"layers {', '.join(config.blocks)} differ")
+    if config.skips:
+        parts.append(f"skips {' and '.join(config.skips)}")
     if config.attention.value_residual:
         parts.append("value residual")
+    if config.attention.gate:
+        parts.append("gated heads")
     parts.append("tied" if config.embedding.tied else "untied")
     pairs = config.embedding.bigram
     if isinstance(pairs, schema.HashedBigram) and pairs.order > 2:
@@ -356,14 +360,29 @@ def corpus_name(measurement: Artifact) -> str:
 
 def comparisons(sources: Sequence[ModelArtifacts]) -> tuple[run_summary.PairedComparison, ...]:
     """Return every pair of models scored on the same text, with the verdicts of `compare`."""
-    pairs = []
-    for family in comparable_groups(
+    return _compared(
         {
             each.name: scores(each.measured["evaluate"])
             for each in sources
             if "evaluate" in each.measured
         }
-    ):
+    )
+
+
+def on_validation(stages: Sequence[MadeStage]) -> tuple[run_summary.PairedComparison, ...]:
+    """Return every pair of models that stages of the recipe evaluate on the validation split."""
+    units: dict[str, UnitScores] = {}
+    for made in stages:
+        config = made.config
+        if isinstance(config, schema.Evaluate) and config.split == "validation":
+            units.setdefault(config.input, scores(made.artifact))
+    return _compared(units)
+
+
+def _compared(units: Mapping[str, UnitScores]) -> tuple[run_summary.PairedComparison, ...]:
+    """Return every pair of models, by name, that are scored on the same text."""
+    pairs = []
+    for family in comparable_groups(dict(units)):
         if len(family) < 2:
             continue  # of another text or other units than all others: it has no pair
         stood = compare_models(family)

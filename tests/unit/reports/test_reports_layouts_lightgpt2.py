@@ -7,6 +7,7 @@ import layout_fixture as light
 import pytest
 import report_fixture as made
 
+from flyweight import api
 from flyweight.config import load, schema
 from flyweight.config.layouts import LayoutName
 from flyweight.errors import RequestError
@@ -106,7 +107,7 @@ def test_table_3_has_every_benched_model():
     assert fast["generate_ms"].value == pytest.approx(1.5)
     low, high = fast["forward_samples_per_s"].low, fast["forward_samples_per_s"].high
     assert low < fast["forward_samples_per_s"].value < high
-    assert "batch 16" in rows["nf4, bf16, flash"]["forward_samples_per_s"].missing
+    assert rows["nf4, bf16, flash"]["forward_samples_per_s"].missing == "not measured in batch 16"
 
 
 def test_table_4_has_intervals_and_what_the_paper_prints():
@@ -146,20 +147,23 @@ def test_factors_change_one_at_a_time():
     part = content()["factors"]
     assert isinstance(part, LinkedTable)
     rows = {row.label: row.cells for row in part.rows}
-    assert {cells["weights"].value for cells in rows.values()} == {
-        "unmerged",
-        "merged",
-        "int8",
-        "nf4",
+    levels = [row.factors for row in part.rows]
+    assert {each["weights"] for each in levels} == {"unmerged", "merged", "int8", "nf4"}
+    assert levels[0] == {
+        "weights": "unmerged",
+        "precision": "fp32",
+        "attention": "eager",
+        "batch": 1,
+        "engine": "compiled",
     }
     assert any("int4" in note for note in part.notes)
-    fast = rows["nf4-fast"]
+    fast = rows["nf4, bf16, auto, batch 1"]
     assert fast["by_precision"].value == pytest.approx(0.5)
     assert fast["by_weights"].missing == "merged was not measured in bf16, flash attention, batch 1"
-    slow = rows["b-nf4-eager-1"]
+    slow = rows["nf4, fp32, eager, batch 1"]
     assert slow["by_weights"].value == pytest.approx(3 / 5)
-    assert rows["b-nf4-auto-1"]["by_attention"].value == pytest.approx(1 / 1.2)
-    assert len(rows["b-nf4-auto-1"]["by_attention"].artifacts) == 2
+    assert rows["nf4, fp32, auto, batch 1"]["by_attention"].value == pytest.approx(1 / 1.2)
+    assert len(rows["nf4, fp32, auto, batch 1"]["by_attention"].artifacts) == 2
 
 
 # --- figures ---
@@ -232,9 +236,9 @@ def test_a_planted_light_model_that_is_too_slow_misses_its_targets(monkeypatch):
 
 def test_speed_is_judged_with_the_same_precision_and_attention_on_both_sides():
     latency = targets()["forward_latency"]
-    assert latency.judged[0].control == "both in fp32, flash attention, batch 1"
+    assert latency.judged[0].what == "both in fp32, flash attention, batch 1"
     papers = latency.controls[0]
-    assert papers.control.startswith("as the paper compares, several factors at once")
+    assert papers.what.startswith("as the paper compares, several factors at once")
     assert (papers.before.value, papers.after.value) == pytest.approx((12.0, 1.5))
     alone = latency.controls[-1]
     assert alone.verdict == "not measured" and alone.change.missing == "no bench measures alone-nf4"
@@ -249,8 +253,12 @@ def test_a_range_that_holds_the_bound_is_not_decided(monkeypatch):
 
 def test_perplexity_is_judged_on_both_splits_and_paired_on_test():
     validation, test = targets()["perplexity"].judged
-    assert "validation split" in validation.control and "test split" in test.control
+    assert "validation split" in validation.what and "test split" in test.what
     assert validation.change.low is None and validation.decided is None
+    pair_on_validation = made.compare("nf4", "baseline", light.BITS["nf4"] - light.BITS["baseline"])
+    paired = targets(light.lightgpt2(validation=(pair_on_validation,)))["perplexity"].judged[0]
+    assert paired.change.low < paired.change.value < paired.change.high
+    assert paired.decided is True
     pair = light.lightgpt2().comparisons[0].nll
     assert pair is not None and test.before.number is not None
     low, high = (test.before.number * math.expm1(-end) for end in (pair.high, pair.low))
@@ -288,6 +296,12 @@ def test_other_tokens_or_windows_are_not_compared():
 )
 def test_bounds(bound, change, holds):
     assert bound.holds(change) is holds
+
+
+def test_a_peak_of_zero_has_no_shares(monkeypatch):
+    monkeypatch.setitem(light.PEAK, "baseline", 0.0)
+    comparison = targets()["inference_memory"].judged[0]
+    assert comparison.verdict == "not measured" and "is 0" in comparison.change.missing
 
 
 # --- what is missing ---
@@ -329,6 +343,18 @@ def test_a_collapsed_model_is_valid_json_and_misses_the_target():
     filled = content(light.lightgpt2(models=models, comparisons=()))
     text = json.dumps(filled.json(), allow_nan=False)
     assert json.loads(text) == filled.json()
+
+
+@pytest.mark.parametrize("name", ["lightgpt2", "lightgpt2-small"])
+def test_the_shipped_recipes_measure_what_the_layout_shows(name):
+    filled = content(light.of_recipe(api.load(name)))
+    processor = "the run computed on the processor, without a device"
+    for key in ("table_1", "table_2", "table_4", "figure_1", "figure_2", "figure_3"):
+        assert set(reasons(filled[key])) <= {processor}, key
+    part = filled["targets"]
+    assert isinstance(part, TargetTable)
+    assert all(target.verdict != "not measured" for target in part.targets)
+    assert "factors" in filled.json() and filled["factors"].json()["rows"]
 
 
 # --- page and recipe ---

@@ -28,7 +28,7 @@ class Printed:
     @property
     def text(self) -> str:
         """The number with its unit."""
-        return f"{self.value:g} {self.unit}".strip()
+        return f"{self.value} {self.unit}".strip()
 
     def json(self) -> dict[str, JsonValue]:
         """Return it as plain data."""
@@ -91,11 +91,15 @@ def _plain(value: float | str | None) -> float | str | None:
 
 @dataclass(frozen=True)
 class LinkedRow:
-    """A row of a table: its label, the stage that it is about, and its cells by column."""
+    """A row of a table: its label, the stage that it is about, and its cells by column.
+
+    `factors` are the levels of an experiment that the row is at, by factor.
+    """
 
     label: str
     stage: str
     cells: dict[str, LinkedCell]
+    factors: dict[str, str | int] = field(default_factory=dict[str, str | int])
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class LinkedTable:
     def cells(self) -> Iterator[LinkedCell]:
         """Yield every cell, row by row."""
         for row in self.rows:
-            yield from row.cells.values()
+            yield from (row.cells[key] for key in self.columns)
 
     def json(self) -> JsonValue:
         """Return it as plain data."""
@@ -124,6 +128,7 @@ class LinkedTable:
                 {
                     "name": row.label,
                     "stage": row.stage,
+                    "factors": dict(row.factors),
                     "cells": {key: row.cells[key].json() for key in self.columns},
                 }
                 for row in self.rows
@@ -208,11 +213,11 @@ class LinkedFigure:
 class TargetComparison:
     """Two models side by side: their numbers, the change, and whether it is as large as asked.
 
-    `control` says what is equal on both sides. `decided` tells whether the change's interval lies
-    on one side of the bound; None where there is no interval.
+    `what` says what is compared, and what is equal on both sides. `decided` tells whether the
+    change's interval lies on one side of the bound; None where there is no interval.
     """
 
-    control: str
+    what: str
     before: LinkedCell
     after: LinkedCell
     change: LinkedCell
@@ -222,7 +227,7 @@ class TargetComparison:
     def json(self) -> JsonValue:
         """Return it as plain data."""
         return {
-            "control": self.control,
+            "control": self.what,
             "baseline": self.before.json(),
             "light": self.after.json(),
             "change": self.change.json(),

@@ -55,7 +55,7 @@ def _bars(figure: LinkedFigure, line: LinkedLine, key: str) -> Drawing:
             sheet.text(across, up + 4, cell.text, ha="center", size=NORMAL)
         stated = "; ".join(f"{figure.categories[x]} {cell.text}" for x, cell in numbers)
         alt = f"{figure.title}, {line.label}: {stated}."
-        return Drawing(key, line.label, "", inline(sheet.figure, key, alt, sheet.tips))
+        return Drawing(key, "", "", inline(sheet.figure, key, alt, sheet.tips))
 
 
 def _scale(highest: float, unit: str) -> tuple[float, str]:

@@ -9,6 +9,7 @@ from typing import Literal
 from flyweight.config.units import format_signed
 from flyweight.records.difference import Difference
 from flyweight.records.likelihood import EvaluatedSplit
+from flyweight.records.run_summary import PairedComparison
 from flyweight.reports.layouts.content import (
     LinkedCell,
     PaperTarget,
@@ -59,10 +60,22 @@ class Bound:
         """Return a change as a page shows it."""
         if not math.isfinite(change):
             return "not finite"
-        if self.kind == "share":
-            return f"{format_signed(100 * change, 1)} %"
-        return f"{change:.2f} times" if self.kind == "times" else format_signed(change, 2)
+        return f"{self._number(change)}{UNITS[self.kind]}"
 
+    def range(self, low: float, high: float) -> str:
+        """Return the ends of a change as a page shows them; empty where they are one."""
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            return ""
+        return f"{self._number(low)} {DASH} {self._number(high)}{UNITS[self.kind]}"
+
+    def _number(self, change: float) -> str:
+        if self.kind == "share":
+            return format_signed(100 * change, 1)
+        return f"{change:.2f}" if self.kind == "times" else format_signed(change, 2)
+
+
+UNITS = {"share": " %", "times": " times", "difference": ""}
+"""What is written after a change, by its kind."""
 
 LESS_60 = Bound(-0.60, "at most", "share")
 LESS_25 = Bound(-0.25, "at most", "share")
@@ -96,8 +109,11 @@ def _training_memory(run: MeasuredRun) -> PaperTarget:
     after = run.training_memory(TUNED, Printed(4024.2, "MB"))
     of_lora = run.training_memory(BASELINE_LORA)
     controls = [
-        ("adapters alone, on the baseline's own shape", of_lora),
-        ("the largest training that the pipeline needs", _largest_training(run)),
+        ("the baseline trained whole, its adapters alone", of_lora),
+        (
+            "the baseline trained whole, the largest training of the pipeline",
+            _largest_training(run),
+        ),
     ]
     plain = replace(before, printed=None)
     return PaperTarget(
@@ -105,7 +121,11 @@ def _training_memory(run: MeasuredRun) -> PaperTarget:
         title="training memory",
         asked="60 % less",
         claimed="66 % less",
-        judged=(_compared("full training against adapters", before, after, LESS_60),),
+        judged=(
+            _compared(
+                "the baseline trained whole, adapters of the student", before, after, LESS_60
+            ),
+        ),
         controls=tuple(_compared(what, plain, other, LESS_60) for what, other in controls),
     )
 
@@ -208,8 +228,15 @@ def _benched(
 ) -> TargetComparison:
     """Compare a bench's figure of the baseline and another model in one setting."""
     control = ": ".join(filter(None, [what, f"both in {setting}"]))
-    before = run.speed(BASELINE, setting, figure, paper[0])
-    return _compared(control, before, run.speed(light, setting, figure, paper[1]), bound)
+    before = _with_unit(run.speed(BASELINE, setting, figure, paper[0]))
+    after = _with_unit(run.speed(light, setting, figure, paper[1]))
+    return _compared(control, before, after, bound)
+
+
+def _with_unit(cell: LinkedCell) -> LinkedCell:
+    """Return a cell whose text has its unit: the cells of a column differ in theirs."""
+    unit = {"ms": " ms", "samples/s": "/s"}.get(cell.unit, "")
+    return replace(cell, text=f"{cell.text}{unit}") if cell.text else cell
 
 
 def _speed_controls(
@@ -237,7 +264,9 @@ def _as_the_paper(
 
     None where neither precision nor attention would differ: that comparison judges already.
     """
-    plain = replace(setting, precision="fp32", attention="eager")
+    if figure == "peak_bytes" and not run.bench(BASELINE, _plain(setting)):
+        setting = replace(setting, batch=1)
+    plain = _plain(setting)
     fewest = next(
         replace(setting, precision=precision, attention="flash")
         for precision in reversed(PRECISIONS)
@@ -247,16 +276,23 @@ def _as_the_paper(
     if plain == fewest:
         return None
     what = f"as the paper compares, several factors at once: {plain} against {fewest}"
-    return _compared(
-        what, run.speed(BASELINE, plain, figure), run.speed(LIGHT, fewest, figure), bound
-    )
+    before, after = run.speed(BASELINE, plain, figure), run.speed(LIGHT, fewest, figure)
+    return _compared(what, _with_unit(before), _with_unit(after), bound)
+
+
+def _plain(setting: SpeedSetting) -> SpeedSetting:
+    """Return how the paper measures its baseline."""
+    return replace(setting, precision="fp32", attention="eager")
 
 
 def _compared(
     control: str, before: LinkedCell, after: LinkedCell, bound: Bound
 ) -> TargetComparison:
     """Compare two cells; the range of the change is that of the ends of their intervals."""
-    if why := first_missing([before, after]):
+    why = first_missing([before, after])
+    if not why and bound.kind != "difference" and 0 in _ends(before):
+        why = "the baseline's number is 0, so there is no change in shares of it"
+    if why:
         return _judged(control, before, after, missing_cell(why), bound)
     first, second = _ends(before), _ends(after)
     value = bound.of(first[0], second[0])
@@ -276,14 +312,11 @@ def _change(
     before: LinkedCell, after: LinkedCell, ends: tuple[float, float, float], bound: Bound
 ) -> LinkedCell:
     value, low, high = ends
-    interval = ""
-    if low < high:
-        interval = f"{bound.written(low)} {DASH} {bound.written(high)}"
     return LinkedCell(
         value=value,
         unit=bound.kind,
         text=bound.written(value),
-        sub=interval,
+        sub=bound.range(low, high),
         low=low,
         high=high,
         artifacts=(*before.artifacts, *after.artifacts),
@@ -346,11 +379,7 @@ def _unlike(run: MeasuredRun, model: str, split: EvaluatedSplit) -> str:
 
 def _nll_difference(run: MeasuredRun, model: str, split: EvaluatedSplit) -> Difference | None:
     """Return the paired difference of NLL, the model's minus the baseline's, where there is one."""
-    compared = [run.models.get(name) for name in (BASELINE, model)]
-    splits = {each.evaluate.split for each in compared if each and each.evaluate}
-    if splits != {split}:
-        return None
-    for pair in run.summary.comparisons:
+    for pair in _pairs(run, model, split):
         if pair.nll is None or {pair.a, pair.b} != {BASELINE, model}:
             continue
         if pair.a == model:
@@ -359,6 +388,15 @@ def _nll_difference(run: MeasuredRun, model: str, split: EvaluatedSplit) -> Diff
             update={"value": -pair.nll.value, "low": -pair.nll.high, "high": -pair.nll.low}
         )
     return None
+
+
+def _pairs(run: MeasuredRun, model: str, split: EvaluatedSplit) -> tuple[PairedComparison, ...]:
+    """Return the run's paired comparisons on a split."""
+    if split == "validation":
+        return run.summary.validation
+    compared = [run.models.get(name) for name in (BASELINE, model)]
+    splits = {each.evaluate.split for each in compared if each and each.evaluate}
+    return run.summary.comparisons if splits == {split} else ()
 
 
 def _paired_ends(before: float, difference: Difference | None) -> tuple[float, float] | None:
