@@ -35,6 +35,7 @@ BENCHMARKS = {
     "shared": ["bench_shared.py"],
     "plan_memory": ["bench_plan_memory.py"],
     "memory": ["bench_memory.py"],
+    "mistakes": ["bench_mistakes.py"],
     "collapse": ["bench_collapse.py"],
     "quantize": ["bench_quantize.py"],
     "round": ["bench_round.py"],
@@ -149,6 +150,19 @@ def _structured(rows: Rows) -> str:
     )
 
 
+def _mistakes(rows: Rows) -> str:
+    """Return what padding does to a perplexity, and pruning before training to zeros."""
+    batch = "perplexity of one model, scored 16 at once"
+    steps = "zeros after 2 steps"
+    padded, score = (_one(rows, who, batch) for who in ("as published", "as it should be"))
+    void, kept = (_one(rows, who, steps) for who in ("as published", "as it should be"))
+    return (
+        f"Counted padding makes a perplexity of {score:.1f} one of {padded:.1f}. Of 80 % zeros"
+        f" {void:.0f} % are left after two steps without masks, {kept:.0f} % with them."
+        " [The ten mistakes](lightgpt2.md)."
+    )
+
+
 def _prune(rows: Rows) -> str:
     losses = {who: _one(rows, f"{who}-50", "more bits") for who in ("magnitude", "sparsegpt")}
     return (
@@ -245,6 +259,7 @@ SAYS: dict[str, Callable[[Rows], str]] = {
         f"Planned memory is {_range(_values(rows, 'ratio'))} times what was used, median"
         f" {statistics.median(_values(rows, 'ratio')):.2f}."
     ),
+    "mistakes": _mistakes,
     "prune": _prune,
     "quantize": _quantize,
     "round": _round,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import layout_fixture as light
 import pytest
 import report_fixture as made
 
@@ -156,6 +157,14 @@ def test_a_report_of_several_runs(tmp_path):
     ]
     page.write_many(runs, tmp_path / "all")
     check(tmp_path / "all", tmp_path / "profile")
+
+
+def test_a_report_with_a_papers_layout(tmp_path):
+    folder = tmp_path / "lightgpt2"
+    folder.mkdir()
+    light.lightgpt2().write(folder)
+    page.write(folder)
+    check(folder, tmp_path / "profile")
 
 
 def test_the_browser_does_tell(tmp_path):

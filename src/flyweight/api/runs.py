@@ -479,6 +479,10 @@ def _summarise(
     ]
     compared = gather.models(recipe, sources)
     needs = {stage.name: stage.memory for stage in planned.stages}
+    made = [
+        gather.MadeStage(name, stage.config, stage.artifact, stage.reused)
+        for name, stage in finished.stages.items()
+    ]
     corpora = []
     for name, result in finished.floors.items():
         assert isinstance(result.config, schema.Floors)
@@ -500,18 +504,10 @@ def _summarise(
         comparisons=gather.comparisons(sources),
         task_comparisons=gather.task_comparisons(sources),
         tuning=tuple(_tuning(finished, name) for name in finished.tuned),
-        stages=tuple(
-            run_summary.StageSummary(
-                name=name,
-                id=stage.artifact.id,
-                stage=stage.artifact.stage,
-                seconds=stage.artifact.facts["took"],
-                reused=stage.reused,
-                evaluate=gather.evaluation(stage.artifact),
-                memory=gather.memory(needs.get(name), stage.artifact, planned.held),
-            )
-            for name, stage in finished.stages.items()
-        ),
+        validation=gather.on_validation(made),
+        stages=tuple(gather.stage(each, needs.get(each.name), planned.held) for each in made),
+        unmade=tuple(name for name in recipe.stages if name not in finished.stages),
+        layout=recipe.report.layout,
     )
 
 

@@ -16,13 +16,10 @@ from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation.compare import paired
 from flyweight.evaluation.likelihood import ScoredSplit, evaluate
 from flyweight.model.build import Model
+from flyweight.records.sweep import PerplexityCost, SweptNll, SweptSparsity
 
 FEWEST_TOKENS = 16
 """Tokens below which a choice on a part of the validation split is refused."""
-
-
-Cost = tuple[float, float, float]
-"""Perplexity that is lost, with the ends of its 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -31,40 +28,6 @@ class Measured:
 
     choosing: ScoredSplit
     whole: ScoredSplit
-
-
-@dataclass(frozen=True)
-class SweptSparsity:
-    """One sparsity of a sweep: its NLL with an interval, and what it costs in perplexity.
-
-    `cost` is the perplexity beyond that of the model as it was, on the text that chooses, and
-    `whole_cost` on the whole split. Their intervals are those of the paired differences of the
-    NLLs.
-    """
-
-    sparsity: float
-    measured: Measured
-    cost: Cost
-    whole_cost: Cost
-
-    def json(self) -> dict[str, Any]:
-        """Return it as facts hold it."""
-        return {
-            "sparsity": self.sparsity,
-            **_nll(self.measured.whole),
-            "perplexity_cost": _ends(self.cost),
-            "whole_cost": _ends(self.whole_cost),
-            "chosen_on": _nll(self.measured.choosing),
-        }
-
-
-def _ends(cost: Cost) -> dict[str, float]:
-    return dict(zip(("value", "low", "high"), cost, strict=True))
-
-
-def _nll(scored: ScoredSplit) -> dict[str, Any]:
-    nll = scored.likelihood.nll
-    return {"nll": nll.value, "low": nll.low, "high": nll.high, "targets": nll.n}
 
 
 @dataclass(frozen=True)
@@ -80,9 +43,10 @@ class Swept:
 
         It could where no sparsity's interval holds the limit.
         """
-        open_ = [row.sparsity for row in self.rows if row.cost[1] <= self.limit < row.cost[2]]
+        costs = ((row.sparsity, row.perplexity_cost) for row in self.rows)
+        open_ = [sparsity for sparsity, cost in costs if cost.low <= self.limit < cost.high]
         return {
-            "sweep": [row.json() for row in self.rows],
+            "sweep": [row.model_dump(mode="json") for row in self.rows],
             "chosen": self.chosen,
             "decided": not open_,
             "undecided": open_,
@@ -117,19 +81,33 @@ def sweep(
         after = measured(pruned(sparsity))
         cost = _cost(after.choosing, before.choosing)
         whole = cost if choosing is split else _cost(after.whole, before.whole)
-        rows.append(SweptSparsity(sparsity, after, cost, whole))
+        rows.append(
+            SweptSparsity(
+                sparsity=sparsity,
+                **_nll(after.whole),
+                perplexity_cost=cost,
+                whole_cost=whole,
+                chosen_on=SweptNll(**_nll(after.choosing)),
+            )
+        )
     limit = config.within.perplexity
-    within = [row.sparsity for row in rows if row.cost[0] <= limit]
+    within = [row.sparsity for row in rows if row.perplexity_cost.value <= limit]
     if not within:
         least = rows[0]
+        cost = least.perplexity_cost.value
         raise FlyweightError(
             f"prune: no sparsity stays within {limit:g} of the perplexity: {least.sparsity:g}, "
-            f"the smallest, costs {least.cost[0]:.3g}; try smaller ones, or allow more"
+            f"the smallest, costs {cost:.3g}; try smaller ones, or allow more"
         )
     return Swept(tuple(rows), within[-1], limit)
 
 
-def _cost(after: ScoredSplit, before: ScoredSplit) -> Cost:
+def _nll(scored: ScoredSplit) -> dict[str, Any]:
+    nll = scored.likelihood.nll
+    return {"nll": nll.value, "low": nll.low, "high": nll.high, "targets": nll.n}
+
+
+def _cost(after: ScoredSplit, before: ScoredSplit) -> PerplexityCost:
     """Return the perplexity that is lost, and its interval by the paired difference of NLLs."""
     difference = paired(after.units, before.units).nll
     assert difference is not None
@@ -138,7 +116,7 @@ def _cost(after: ScoredSplit, before: ScoredSplit) -> Cost:
         math.exp(base + change) - math.exp(base)
         for change in (difference.value, difference.low, difference.high)
     )
-    return value, low, high
+    return PerplexityCost(value=value, low=low, high=high)
 
 
 def first_tokens(split: Split, count: int) -> Split:

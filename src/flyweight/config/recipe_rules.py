@@ -10,6 +10,7 @@ from typing import Any
 
 from flyweight.config.data import TRAINED, Tokenizer
 from flyweight.config.graph import cycle_faults, is_external
+from flyweight.config.layouts import LAYOUT_FOLDER
 from flyweight.config.messages import nearest
 from flyweight.config.model_rules import packed_kinds
 from flyweight.config.schema import (
@@ -68,7 +69,15 @@ def _unknown(name: str, stage: StageConfig, recipe: Recipe) -> Iterator[str]:
 
 
 def _compared(recipe: Recipe) -> Iterator[str]:
-    """Find compared stages that are not there, or hold no model."""
+    """Find compared stages that are not there, or hold no model.
+
+    With a layout, `report` names a folder beside the links to stages.
+    """
+    if recipe.report.layout is not None and LAYOUT_FOLDER in recipe.stages:
+        yield (
+            f"stages.{LAYOUT_FOLDER}: report.layout writes a folder of this name beside the "
+            f"stages; give the stage another name"
+        )
     names = list(recipe.stages)
     for position, name in enumerate(recipe.report.compare):
         where = f"report.compare.{position}"

@@ -106,6 +106,7 @@ from flyweight.config.layers import (
     Sinusoidal as Sinusoidal,
     SwiGLU as SwiGLU,
 )
+from flyweight.config.layouts import LayoutName as LayoutName
 from flyweight.config.linear_kinds import (
     NF4 as NF4,
     REGISTRY,
@@ -911,7 +912,8 @@ class Report(Strict):
     `data: null` measures every model on the corpus that it was trained on. `metrics` are measured
     beside the likelihood, such as `accuracy`. `tasks` are those that every model answers: a name, a
     file, or the fields of a stage `score`. `lm_eval` are tasks of the Language Model Evaluation
-    Harness, by the fields of a stage `lm_eval`.
+    Harness, by the fields of a stage `lm_eval`. `layout` adds a paper's tables and figures, whose
+    roles are names of stages.
     """
 
     compare: tuple[str, ...] = ()
@@ -926,6 +928,7 @@ class Report(Strict):
     lm_eval: LmEvalTasks | None = Field(default=None, exclude_if=_none)
     prompts: tuple[str, ...] = ()
     sample_tokens: PositiveInt = 64
+    layout: LayoutName | None = Field(default=None, exclude_if=_none)
 
     def scored(self) -> tuple[ScoredTask, ...]:
         """Return the tasks with all their fields."""

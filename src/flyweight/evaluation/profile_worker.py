@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile as torch_profile
 
 from flyweight.checkpoints import load_any
 from flyweight.evaluation.bench import Request
-from flyweight.evaluation.bench_worker import MemoryProbe, Passes, answer_one, exercise
+from flyweight.evaluation.bench_worker import MemoryProbe, Passes, answer_one, exercise, seconds
 from flyweight.evaluation.profile import TRACED_TOKENS, ProfileRequest
 from flyweight.evaluation.speed_choices import SEEN, check_attention, choices, kernels_of
 from flyweight.model.kernels import MARK
@@ -40,7 +40,7 @@ _GROUPS = {
 
 
 def measure(request: ProfileRequest) -> ProfileResult:
-    """Load the model, generate once unseen, then once under the profiler."""
+    """Load the model, generate twice unseen, the second time by the clock, then once profiled."""
     if request.threads is not None:
         torch.set_num_threads(request.threads)
     device = torch.device(request.device)
@@ -53,6 +53,7 @@ def measure(request: ProfileRequest) -> ProfileResult:
         model = load_any.load(Path(request.folder), device).eval()
         whole = _passes(model, request, request.new_tokens)
         whole.answer()
+        taken = seconds(whole.answer, device)
         memory.look()
         peak = memory.peak()
         with torch_profile(activities=_activities(device)) as profiler:
@@ -70,6 +71,7 @@ def measure(request: ProfileRequest) -> ProfileResult:
         groups=_groups(operators, device),
         cpu_ms=sum(each.self_ms for each in operators),
         device_ms=sum(each.device_ms for each in operators),
+        generate_ms=taken * 1e3,
         peak_bytes=peak,
         tokens=request.new_tokens,
         prompt=request.prompt,

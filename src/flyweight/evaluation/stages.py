@@ -116,7 +116,7 @@ class BenchStage(Stage[schema.Bench]):
 class ProfileStage(Stage[schema.Profile]):
     """The operators of one generation in a fresh process."""
 
-    version = 1
+    version = 2
 
     def run(
         self, config: schema.Profile, inputs: Inputs, context: Context, draft: Draft

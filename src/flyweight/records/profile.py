@@ -38,7 +38,8 @@ class GroupTimes(Record):
 class ProfileResult(Record):
     """Operators of one generation in a fresh process, the most expensive ones first.
 
-    `cpu_ms` and `device_ms` are their sums. `tokens` were generated after `prompt` others.
+    `cpu_ms` and `device_ms` are their sums. `tokens` were generated after `prompt` others, in
+    `generate_ms` of the clock without a profiler.
     `peak_bytes` is over the interpreter's own memory, `kernel` the attention that was seen.
     """
 
@@ -46,6 +47,7 @@ class ProfileResult(Record):
     groups: GroupTimes
     cpu_ms: float
     device_ms: float
+    generate_ms: float
     peak_bytes: int
     tokens: int
     prompt: int

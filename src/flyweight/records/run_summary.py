@@ -11,16 +11,18 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from flyweight.config.schema import SameAs
+from flyweight.config.schema import LayoutName, SameAs
 from flyweight.records.audit import AuditResult
-from flyweight.records.bench import Speed
+from flyweight.records.bench import BenchResult, Speed
 from flyweight.records.difference import Difference as Difference, Verdict as Verdict
 from flyweight.records.floors import Floor
 from flyweight.records.likelihood import EvaluatedSplit, Evaluation
 from flyweight.records.lm_eval import LmEvalScores
+from flyweight.records.profile import ProfileResult
 from flyweight.records.sample import Continuation
 from flyweight.records.scores import TaskComparison, TaskScores
 from flyweight.records.sealed import Record, SealedRecord
+from flyweight.records.sweep import Pruning
 from flyweight.records.training_memory import TrainingMemory
 from flyweight.records.tuning import Tuning
 from flyweight.records.verification import Verification
@@ -188,6 +190,8 @@ class ModelSummary(Record):
     name: str
     id: str
     stage: str
+    measured: dict[str, str] = Field(default_factory=dict)
+    """The artifacts that its numbers are from, by the kind of measurement."""
     role: str = ""
     input: str | None = None
     teacher: str | None = None
@@ -197,7 +201,8 @@ class ModelSummary(Record):
     disk_bytes: int | None
     training: Training | None
     evaluate: Evaluation | None
-    bench: Speed | None
+    bench: BenchResult | Speed | None
+    """Its speed; an earlier version kept less of it."""
     audit: AuditResult | None
     curve: Curve | None = None
     samples: tuple[Continuation, ...] = ()
@@ -241,8 +246,9 @@ class StageSummary(Record):
     """A stage of the recipe.
 
     `reused` is true where its artifact was there already; `seconds` is always the time of making
-    it. `evaluate` is the result of a stage that itself measures likelihood, beside the models that
-    the report compares.
+    it. `input` is the model that it changes or measures: a stage's name or a MODEL. `evaluate`,
+    `bench` and `profile` are the results of a stage that itself measures, beside what the report
+    measures of the models that it compares. `pruning` is that of a stage `prune`.
     """
 
     name: str
@@ -250,7 +256,11 @@ class StageSummary(Record):
     stage: str
     seconds: float
     reused: bool
+    input: str | None = None
     evaluate: Evaluation | None = None
+    bench: BenchResult | None = None
+    profile: ProfileResult | None = None
+    pruning: Pruning | None = None
     memory: TrainingMemory | None = None
     """Of a training: planned, and used where it was watched."""
 
@@ -277,10 +287,16 @@ class Summary(SealedRecord):
     corpus: tuple[CorpusSummary, ...]
     models: Annotated[tuple[ModelSummary, ...], Field(min_length=1)]
     comparisons: tuple[PairedComparison, ...] = ()
+    validation: tuple[PairedComparison, ...] = ()
+    """Pairs of models that stages of the recipe evaluate on the validation split."""
     task_comparisons: tuple[TaskComparison, ...] = ()
     tuning: tuple[Tuning, ...] = ()
     """Each fine-tuning among the compared models, before and after."""
     stages: tuple[StageSummary, ...] = ()
+    unmade: tuple[str, ...] = ()
+    """Stages of the recipe that were not made, as a limit of the budget ended the run before."""
+    layout: LayoutName | None = None
+    """The paper whose tables and figures the page has as well."""
 
     @model_validator(mode="after")
     def _references_exist(self) -> Summary:

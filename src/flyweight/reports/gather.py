@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flyweight.config import load, schema
+from flyweight.config.pruning import SparsitySweep
 from flyweight.config.schema import StageConfig
 from flyweight.config.units import MOST, format_percent
 from flyweight.core.events import read_events
@@ -21,12 +22,14 @@ from flyweight.evaluation.resampling import UNITS, UnitScores
 from flyweight.planning.memory import PlannedMemory
 from flyweight.records import run_summary
 from flyweight.records.audit import AuditResult
-from flyweight.records.bench import Speed
+from flyweight.records.bench import BenchResult
 from flyweight.records.floors import NgramFloors
 from flyweight.records.likelihood import Evaluation, Likelihood
 from flyweight.records.lm_eval import LmEvalScores
+from flyweight.records.profile import ProfileResult
 from flyweight.records.sample import samples_of
 from flyweight.records.scores import SCORED, TaskComparison, TaskScores
+from flyweight.records.sweep import Pruning
 from flyweight.records.training_cost import TrainingCost
 from flyweight.records.training_memory import TrainingMemory
 from flyweight.records.verification import Verification
@@ -93,6 +96,7 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
         name=source.name,
         id=source.artifact.id,
         stage=source.artifact.stage,
+        measured={kind: artifact.id for kind, artifact in source.measured.items()},
         role=_role(source.config, facts),
         input=_known(
             source.chosen.get(references.get("input", ""), references.get("input")), names
@@ -108,7 +112,7 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
         ),
         training=training,
         evaluate=evaluation(source.measured.get("evaluate")),
-        bench=None if bench is None else Speed.from_metrics(bench),
+        bench=None if bench is None else BenchResult.from_metrics(bench),
         verification=Verification.from_metrics(measured["verify"])
         if "verify" in measured
         else None,
@@ -139,6 +143,46 @@ def _role(config: StageConfig, facts: Mapping[str, object]) -> str:
         f"alone, {quantity if share >= SHORT else f'{format_percent(share)} of the {quantity}'} of "
         f"{train.same_as.stage}"
     )
+
+
+@dataclass(frozen=True)
+class MadeStage:
+    """A stage of a recipe as it was made: its config, its artifact, whether it was there."""
+
+    name: str
+    config: StageConfig
+    artifact: Artifact
+    reused: bool
+
+
+def stage(
+    made: MadeStage, planned: PlannedMemory | None = None, held: bool = False
+) -> run_summary.StageSummary:
+    """Return a stage with what it measured itself; `planned` and `held` are those of `memory`."""
+    artifact = made.artifact
+    kind = artifact.stage
+    return run_summary.StageSummary(
+        name=made.name,
+        id=artifact.id,
+        stage=kind,
+        seconds=artifact.facts["took"],
+        reused=made.reused,
+        input=made.config.dependencies().get("input"),
+        evaluate=evaluation(artifact),
+        bench=BenchResult.from_metrics(artifact.metrics()) if kind == "bench" else None,
+        profile=ProfileResult.from_metrics(artifact.metrics()) if kind == "profile" else None,
+        pruning=_pruning(made.config, artifact),
+        memory=memory(planned, artifact, held),
+    )
+
+
+def _pruning(config: StageConfig, artifact: Artifact) -> Pruning | None:
+    """Return the zeros of a pruned model; None for a stage that does not prune."""
+    if not isinstance(config, schema.Prune):
+        return None
+    swept = config.sparsity
+    limit = swept.within.perplexity if isinstance(swept, SparsitySweep) else None
+    return Pruning.from_facts(artifact.facts, limit)
 
 
 def evaluation(artifact: Artifact | None) -> Evaluation | None:
@@ -190,8 +234,12 @@ def config_line(config: schema.Architecture) -> str:
     parts = [depth, heads, f"{config.mlp.kind} {config.mlp.hidden}"]
     if config.blocks:
         parts.append(f"layers {', '.join(config.blocks)} differ")
+    if config.skips:
+        parts.append(f"skips {' and '.join(config.skips)}")
     if config.attention.value_residual:
         parts.append("value residual")
+    if config.attention.gate:
+        parts.append("gated heads")
     parts.append("tied" if config.embedding.tied else "untied")
     pairs = config.embedding.bigram
     if isinstance(pairs, schema.HashedBigram) and pairs.order > 2:
@@ -312,14 +360,29 @@ def corpus_name(measurement: Artifact) -> str:
 
 def comparisons(sources: Sequence[ModelArtifacts]) -> tuple[run_summary.PairedComparison, ...]:
     """Return every pair of models scored on the same text, with the verdicts of `compare`."""
-    pairs = []
-    for family in comparable_groups(
+    return _compared(
         {
             each.name: scores(each.measured["evaluate"])
             for each in sources
             if "evaluate" in each.measured
         }
-    ):
+    )
+
+
+def on_validation(stages: Sequence[MadeStage]) -> tuple[run_summary.PairedComparison, ...]:
+    """Return every pair of models that stages of the recipe evaluate on the validation split."""
+    units: dict[str, UnitScores] = {}
+    for made in stages:
+        config = made.config
+        if isinstance(config, schema.Evaluate) and config.split == "validation":
+            units.setdefault(config.input, scores(made.artifact))
+    return _compared(units)
+
+
+def _compared(units: Mapping[str, UnitScores]) -> tuple[run_summary.PairedComparison, ...]:
+    """Return every pair of models, by name, that are scored on the same text."""
+    pairs = []
+    for family in comparable_groups(dict(units)):
         if len(family) < 2:
             continue  # of another text or other units than all others: it has no pair
         stood = compare_models(family)

@@ -11,6 +11,8 @@ from flyweight.reports.findings import run as run_findings
 from flyweight.reports.findings.advice import Advice, advice
 from flyweight.reports.findings.phrases import RunFinding
 from flyweight.reports.findings.tasks import task_findings
+from flyweight.reports.layouts.content import LayoutContent
+from flyweight.reports.layouts.registry import layout_of
 from flyweight.reports.models import ModelGroup, RankedModel, groups, ranked_models
 from flyweight.reports.tables.lm_eval import LmEvalTable, lm_eval_tables
 from flyweight.reports.tables.tasks import TaskTable, task_tables
@@ -60,6 +62,12 @@ class RunReport:
     def lm_eval(self) -> tuple[LmEvalTable, ...]:
         """lm-eval's tasks that models were measured on, a table for each run."""
         return tuple(lm_eval_tables(self.summaries))
+
+    @cached_property
+    def layouts(self) -> tuple[tuple[Summary, LayoutContent], ...]:
+        """The papers' tables and figures, of each run whose recipe asks for a layout."""
+        filled = ((summary, layout_of(summary)) for summary in self.summaries)
+        return tuple((summary, content) for summary, content in filled if content is not None)
 
     @property
     def task_tables(self) -> list[tuple[str, Table[Any]]]:

@@ -1,6 +1,7 @@
 import json
 import math
 
+import layout_fixture as light
 import pytest
 import report_fixture as made
 
@@ -62,6 +63,23 @@ def test_infinite_numbers_survive(tmp_path):
         parse_constant=lambda name: pytest.fail(f"{name} is not JSON"),
     )
     assert made.bits(Summary.read(folder).models[0]) == math.inf
+
+
+def test_a_summary_of_an_earlier_version_is_read():
+    whole = light.lightgpt2()
+    plain = json.loads(whole.model_dump_json())
+    for name in ("layout", "unmade", "validation"):
+        del plain[name]
+    for model in plain["models"]:
+        del model["measured"]
+        model["bench"] = json.loads(made.speed(5.9, 11_200, 690, 1e7, 1e6).model_dump_json())
+    for stage in plain["stages"]:
+        for name in ("input", "bench", "profile", "pruning"):
+            del stage[name]
+    early = Summary.model_validate_json(json.dumps(plain))
+    assert early.layout is None and early.stages[0].input is None
+    bench = early.models[0].bench
+    assert bench is not None and bench.forward_ms.value == 5.9
 
 
 def test_a_curve_has_one_length():

@@ -143,9 +143,10 @@ def profile(measured: ProfileResult, model: str) -> None:
     memory = f"peak memory {format_size(measured.peak_bytes)}"
     threads = f"{measured.threads} thread{'s' * (measured.threads != 1)}"
     chosen = f"attention {measured.kernel}, engine {measured.engine}, {measured.precision}"
+    clock = f"{measured.generate_ms:,.1f} ms by the clock without a profiler"
     prose(
         Text(f"{groups}", "dim"),
-        Text(f"{memory}; {chosen}; {threads}, torch {measured.torch}", "dim"),
+        Text(f"{clock}; {memory}; {chosen}; {threads}, torch {measured.torch}", "dim"),
     )
 
 

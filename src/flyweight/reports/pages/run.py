@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flyweight.config.layouts import LAYOUT_FOLDER
 from flyweight.config.units import format_size
-from flyweight.core.files import write_text
+from flyweight.core.files import disk_errors, write_json, write_text
 from flyweight.errors import RequestError
 from flyweight.records.audit import Check
 from flyweight.records.run_summary import BudgetLine, StageSummary, Summary
@@ -21,6 +22,7 @@ from flyweight.reports.findings.distillation import other_shape
 from flyweight.reports.findings.memory import noted
 from flyweight.reports.findings.run import budget_line
 from flyweight.reports.findings.tuning import tuned_advice
+from flyweight.reports.layouts.content import LayoutContent, LinkedFigure, reasons
 from flyweight.reports.models import ModelGroup, RankedModel
 from flyweight.reports.pages.shell import (
     CSV,
@@ -80,12 +82,39 @@ def _write_folder(summaries: Sequence[Summary], out: Path) -> Path:
     for title, table in report.task_tables:
         tables.append("\n".join([title, "", *engine.markdown(table), ""]))
     write_text(out / MARKDOWN, "\n".join(tables))
+    if len(summaries) == 1:
+        _write_layout(report, out / LAYOUT_FOLDER)
     write_text(out / CSV, run_tables.long_csv(report.groups))
     write_text(out / PAGE, render(summaries, report))
     return out / PAGE
 
 
+def _write_layout(report: RunReport, folder: Path) -> None:
+    """Write a run's layout as JSON; a link in its place is that of an earlier recipe's stage."""
+    for _, content in report.layouts:
+        with disk_errors(folder):
+            if folder.is_symlink():
+                folder.unlink()
+        write_json(folder / f"{content.name}.json", content.json())
+
+
 # --- what the template is given ---
+
+
+@dataclass(frozen=True)
+class LayoutSection:
+    """A paper's tables and figures: drawings by part, and what each artifact is in the run."""
+
+    run: str
+    prefix: str
+    content: LayoutContent
+    drawings: dict[str, list[figures.Drawing]]
+    origins: dict[str, str]
+
+    @property
+    def chips(self) -> dict[str, str]:
+        """The looks of verdicts."""
+        return {"reached": "paid", "not reached": "not-paid", "not measured": "note"}
 
 
 @dataclass(frozen=True)
@@ -148,7 +177,12 @@ def render(summaries: Sequence[Summary], report: RunReport | None = None) -> str
         tables=shown,
         marks=marks,
         names=marks,
+        filters={"reasons": reasons},
         report=report,
+        layouts=[
+            _layout(summary, content, f"paper{place}-")
+            for place, (summary, content) in enumerate(report.layouts)
+        ],
         single=len(summaries) == 1,
         sections=sections,
         other_shapes={each.label for each in report.models if other_shape(each, report.models)},
@@ -182,6 +216,22 @@ def _section(group: ModelGroup, advice: Advice | None, prefix: str) -> RunSectio
         quality=figures.quality(group, prefix),
         curves=[tuple(curves[at : at + 2]) for at in range(0, len(curves), 2)],
     )
+
+
+def _layout(summary: Summary, content: LayoutContent, prefix: str) -> LayoutSection:
+    """Return a run's layout with its figures drawn."""
+    drawn = {
+        part.key: part.drawings(prefix) for part in content.parts if isinstance(part, LinkedFigure)
+    }
+    names = {
+        artifact: f"{kind} of {model.name}"
+        for model in summary.models
+        for kind, artifact in model.measured.items()
+    }
+    names |= {model.id: model.name for model in summary.models}
+    names |= {stage.id: stage.name for stage in summary.stages}
+    origins = {artifact: names.get(artifact, "") for artifact in content.artifacts()}
+    return LayoutSection(summary.name, prefix, content, drawn, origins)
 
 
 def _memory_cells(stage: StageSummary) -> list[str]:

@@ -1,0 +1,1 @@
+"""Tables and figures of papers, filled from a run: see `content` for their shape."""

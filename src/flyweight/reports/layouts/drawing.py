@@ -1,0 +1,162 @@
+"""How the figures of layouts are drawn: bars over names, and lines with intervals and bounds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from flyweight.config.units import format_short
+from flyweight.reports.figures import labels
+from flyweight.reports.figures.canvas import (
+    NORMAL,
+    SMALL,
+    WIDTH,
+    Canvas,
+    canvas,
+    name_points,
+    set_ticks,
+    ticks,
+    vertical,
+)
+from flyweight.reports.figures.run import SHAPES, Drawing
+from flyweight.reports.figures.svg import COLOURS, figure_style, inline, series
+from flyweight.reports.layouts.content import LinkedCell, LinkedFigure, LinkedLine
+
+LEFT = 46
+"""Units left of the axes, where the title of x begins."""
+
+
+def bar_charts(figure: LinkedFigure, prefix: str) -> list[Drawing]:
+    """Return a chart of bars for each series, over the figure's categories."""
+    return [
+        _bars(figure, line, f"{prefix}{figure.key}-{place}")
+        for place, line in enumerate(figure.lines)
+        if line.points
+    ]
+
+
+def _bars(figure: LinkedFigure, line: LinkedLine, key: str) -> Drawing:
+    numbers = [(round(x), cell) for x, cell in line.points if cell.number is not None]
+    room = int((WIDTH - LEFT) / max(1, len(figure.categories)) / labels.extent("x", SMALL)[0])
+    with figure_style():
+        sheet = canvas()
+        sheet.axes.set_xlim(-0.6, len(figure.categories) - 0.4)
+        names = [labels.short(name, max(5, room - 1)) for name in figure.categories]
+        sheet.axes.set_xticks(range(len(names)), names)
+        highest = max(_number(cell) for _, cell in numbers)
+        scale, unit = _scale(highest, numbers[0][1].unit)
+        vertical(sheet, 0.0, 1.15 * highest / scale, f"{line.label}, {unit}")
+        for x, cell in numbers:
+            height, gid = _number(cell) / scale, f"b{x}"
+            (bar,) = sheet.axes.bar([x], [height], width=0.55, color=series(0))
+            bar.set_gid(gid)
+            sheet.tips[gid] = f"{figure.categories[x]}: {cell.text} ({cell.title})"
+            across, up = sheet.display(x, height)
+            sheet.text(across, up + 4, cell.text, ha="center", size=NORMAL)
+        stated = "; ".join(f"{figure.categories[x]} {cell.text}" for x, cell in numbers)
+        alt = f"{figure.title}, {line.label}: {stated}."
+        return Drawing(key, "", "", inline(sheet.figure, key, alt, sheet.tips))
+
+
+def _scale(highest: float, unit: str) -> tuple[float, str]:
+    """Return what to divide numbers by for an axis, and the unit that results."""
+    if unit != "bytes":
+        return 1.0, unit
+    for factor, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if highest >= factor:
+            return factor, name
+    return 1.0, unit
+
+
+def line_chart(figure: LinkedFigure, prefix: str) -> list[Drawing]:
+    """Return one chart of all series, with intervals where points have them, and marks dashed."""
+    lines = [line for line in figure.lines if _finite(line)]
+    if not lines:
+        return []
+    key = f"{prefix}{figure.key}"
+    with figure_style():
+        sheet = canvas()
+        _ranges(sheet, figure, lines)
+        sheet.text(LEFT, 8, figure.x, size=NORMAL, color=COLOURS["muted"])
+        for place, line in enumerate(lines):
+            _line(sheet, line, f"l{place}")
+        _marks(sheet, figure)
+        ends = [sheet.display(*_finite(line)[-1]) for line in lines]
+        names = [labels.short(line.label) for line in lines]
+        name_points(sheet, ends, names, [series(line.colour) for line in lines])
+        stated = "; ".join(_stated(line) for line in lines)
+        alt = f"{figure.title}: {figure.y} against {figure.x}. {stated}."
+        return [Drawing(key, "", "", inline(sheet.figure, key, alt, sheet.tips))]
+
+
+def _stated(line: LinkedLine) -> str:
+    x, cell = line.points[-1]
+    return f"{line.label} reaches {cell.text} at {format_short(x)}"
+
+
+def _number(cell: LinkedCell) -> float:
+    assert cell.number is not None
+    return cell.number
+
+
+def _finite(line: LinkedLine) -> list[tuple[float, float]]:
+    """Return the points of a series that can be drawn."""
+    return [
+        (x, cell.number)
+        for x, cell in line.points
+        if cell.number is not None and math.isfinite(cell.number)
+    ]
+
+
+def _ranges(sheet: Canvas, figure: LinkedFigure, lines: Sequence[LinkedLine]) -> None:
+    """Set both ranges: y from what the series end at, as first validations may lie far above."""
+    xs = [x for line in lines for x, _ in _finite(line)]
+    pad = 0.06 * max(max(xs) - min(xs), 1e-9 + 0.1 * abs(max(xs)))
+    sheet.axes.set_xlim(min(xs) - pad, max(xs) + 3 * pad)
+    low, high = min(xs), max(xs)
+    marks = ticks(low, high, log=False) if low < high else [low]
+    set_ticks(sheet.axes.xaxis, marks, format_short)
+    values = [y for line in lines for y in _heights(line)]
+    values += [_number(cell) for cell in figure.marks.values() if cell.number is not None]
+    spread = max(max(values) - min(values), 0.02 * abs(max(values)), 1e-9)
+    vertical(sheet, min(values) - 0.08 * spread, max(values) + 0.12 * spread, figure.y)
+
+
+def _heights(line: LinkedLine) -> list[float]:
+    """Return the heights that have to be seen: all with intervals, else all but the first."""
+    shown = [cell for _, cell in line.points if cell.number is not None]
+    ends = [end for cell in shown for end in (cell.low, cell.high) if end is not None]
+    values = [y for _, y in _finite(line)]
+    return [*ends, *values] if ends else values[1:] or values
+
+
+def _line(sheet: Canvas, line: LinkedLine, gid: str) -> None:
+    points, colour = _finite(line), series(line.colour)
+    sheet.axes.plot(
+        *zip(*points, strict=True),
+        color=colour,
+        linewidth=1.6,
+        marker=SHAPES[line.shape % len(SHAPES)],
+        markersize=4.5,
+        gid=gid,
+    )
+    for x, cell in line.points:
+        if cell.low is not None and cell.high is not None:
+            sheet.axes.plot([x, x], [cell.low, cell.high], color=colour, linewidth=1.2, alpha=0.7)
+    sheet.tips[gid] = f"{line.label}: {_stated(line)} ({line.points[-1][1].title})"
+    sheet.obstacles += labels.along([sheet.display(*point) for point in points], 8.0, half=2)
+
+
+def _marks(sheet: Canvas, figure: LinkedFigure) -> None:
+    """Draw each mark as a dashed line, named at its left end."""
+    left = sheet.axes.get_xlim()[0]
+    for name, cell in figure.marks.items():
+        if cell.number is None:
+            continue
+        style = (0, (4, 3))
+        sheet.axes.axhline(cell.number, color=COLOURS["muted"], linewidth=0.9, linestyle=style)
+        across, up = sheet.display(left, cell.number)
+        text = f"{name} {cell.text}"
+        sheet.text(across + 3, up + 3.5, text, color=COLOURS["muted"])
+        width = labels.extent(text, SMALL)[0]
+        sheet.obstacles.append(labels.Box(across, up, across + width, up + 14))
