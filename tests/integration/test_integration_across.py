@@ -113,6 +113,46 @@ def test_several_teachers_and_a_teacher_that_reads_less_at_once(raw, tmp_path):
     assert done["student-told"].facts["tokens"] == reads
 
 
+def test_isolated_documents_are_read_apart_by_the_teacher_too(raw, tmp_path):
+    stories = tmp_path / "stories.txt"
+    stories.write_text("<|story|>".join(f"Story {n} of a cat and {n} dogs. " * 2 for n in range(150)))
+    apart = {"corpus": str(stories), "separator": "<|story|>", "documents": "isolated"}
+    raw["data"] |= apart
+    raw["stages"]["teacher"]["data"] |= apart
+    raw["model"]["layers"] = 2
+    made, compared = [], 0
+    original = reading.OtherTokens.__init__
+
+    def kept(self, *args):
+        original(self, *args)
+        made.append(self)
+
+    reading.OtherTokens.__init__ = kept
+    try:
+        done = run(raw, tmp_path)
+    finally:
+        reading.OtherTokens.__init__ = original
+    assert done["student"].facts["aligned"] > 0.2
+    reader = made[-1]
+    teacher = reader.teachers[0]
+    for row in range(STEPS * BATCH):
+        window = reader.aligned(0, row, 1)[0]
+        tokens, ids = reader._tokens(teacher, window)
+        last = np.flatnonzero(ids == ids[-1])
+        if len(set(ids.tolist())) < 2 or not (window.positions >= last[0]).any():
+            continue
+        compared += 1
+        whole = teacher.model.hidden(
+            torch.from_numpy(tokens)[None], documents=torch.from_numpy(ids)[None]
+        )[0]
+        joined = teacher.model.hidden(torch.from_numpy(tokens)[None])[0]
+        at = window.positions[window.positions >= last[0]]
+        heard = reader.read(row, 1).hidden[0][-len(at) :]
+        torch.testing.assert_close(heard, whole[at], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(heard, joined[at], rtol=1e-4, atol=1e-5)
+    assert compared > 2
+
+
 def test_the_text_behind_a_position_does_not_change_what_is_told_of_it(raw, tmp_path, text_file):
     """Alter the end of every window: what was told before it stays."""
     raw["stages"]["student"]["told"] = {"k": 256, "store": "fp32"}
