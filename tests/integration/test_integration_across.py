@@ -9,6 +9,9 @@ from flyweight.api import Session
 from flyweight.config import load as config_load
 from flyweight.data.told import Told
 from flyweight.errors import RequestError
+from flyweight.evaluation.run_checks import ComparedRun, taught_text
+from flyweight.records.run_summary import Summary
+from flyweight.store.artifact import Store
 from flyweight.training import reading, teach
 
 STEPS, BATCH, T = 6, 4, 32
@@ -65,6 +68,12 @@ def test_a_student_learns_from_a_teacher_with_another_tokenizer(raw, tmp_path):
     text = record.identity["parents"]["corpus.teacher"]
     assert text == done["teacher"].facts["corpus"] != student.facts["corpus"]
 
+    summary = Summary.read(tmp_path / "runs" / "across")
+    store = Store(tmp_path / "runs")
+    assert taught_text(ComparedRun.of(summary, store)).verdict == "pass"
+    roles = {model.name: model.role for model in summary.models}
+    assert roles["student"] == "distilled from teacher, across tokenizers"
+
     told = Told(record.path / "told")
     read = told.record(np.arange(STEPS * BATCH))
     known = read.log_probs[..., 0] > -torch.inf
@@ -115,7 +124,9 @@ def test_several_teachers_and_a_teacher_that_reads_less_at_once(raw, tmp_path):
 
 def test_isolated_documents_are_read_apart_by_the_teacher_too(raw, tmp_path):
     stories = tmp_path / "stories.txt"
-    stories.write_text("<|story|>".join(f"Story {n} of a cat and {n} dogs. " * 2 for n in range(150)))
+    stories.write_text(
+        "<|story|>".join(f"Story {n} of a cat and {n} dogs. " * 2 for n in range(150))
+    )
     apart = {"corpus": str(stories), "separator": "<|story|>", "documents": "isolated"}
     raw["data"] |= apart
     raw["stages"]["teacher"]["data"] |= apart
