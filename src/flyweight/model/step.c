@@ -16,14 +16,17 @@ typedef struct {
 
 /* `keys` and `values` are the layer's part of the cache, (n, kv_heads, room, head_dim). `cos` and `sin`
    turn the first `channels` of a head, the sine of the first half with its sign turned; a text's are
-   `stride` numbers after those of the text before. `gate` may be missing, and so may `gain`, (heads,). */
+   `stride` numbers after those of the text before. `gate` may be missing, and so may `gain`, (heads,),
+   and `head_gate`, whose rows are the heads. Values are mixed with those of the first layer, which are
+   `first` in the cache, by two factors, if there is a `mix`. */
 typedef struct {
     norm attention_norm, mlp_norm, q_norm, k_norm;
-    const matrix *q, *k, *v, *out, *gate, *up, *down;
+    const matrix *q, *k, *v, *out, *gate, *up, *down, *head_gate;
     int64_t heads, kv_heads, head_dim, of_gate, of_up;
     const float *gain, *cos, *sin;
     int64_t channels, stride, room;
     float *keys, *values;
+    const float *mix, *first;
 } layer;
 
 /* What all layers work with, for `n` texts and one more token after `length` others. */
@@ -180,6 +183,30 @@ static void attend_all(const layer *l, const work *w)
     }
 }
 
+/* Mix the new values with those of the first layer. */
+static void mix_values(const layer *l, const work *w)
+{
+    for (int64_t row = 0; row < w->n * l->kv_heads; row++) {
+        const float *first = l->first + (row * l->room + w->length) * l->head_dim;
+        float *v = w->v + row * l->head_dim;
+        for (int64_t i = 0; i < l->head_dim; i++)
+            v[i] = l->mix[0] * v[i] + l->mix[1] * first[i];
+    }
+}
+
+/* Multiply what heads have read by 2 sigmoid(their row x); the scores have been used. */
+static int gate_heads(const layer *l, const work *w)
+{
+    if (multiply(l->head_gate, w->read, w->scores, w->n))
+        return 1;
+    for (int64_t head = 0; head < w->n * l->heads; head++) {
+        float factor = 2.0f * sigmoid(w->scores[head]);
+        for (int64_t i = 0; i < l->head_dim; i++)
+            w->attended[head * l->head_dim + i] *= factor;
+    }
+    return 0;
+}
+
 static int read_cache(const layer *l, const work *w)
 {
     int64_t n = w->n, size = l->head_dim;
@@ -196,9 +223,13 @@ static int read_cache(const layer *l, const work *w)
     }
     for (int64_t i = 0; i < n * l->heads * size && l->gain; i++)
         w->q[i] *= l->gain[i / size % l->heads];
+    if (l->mix)
+        mix_values(l, w);
     keep(l, w, w->k, l->keys);
     keep(l, w, w->v, l->values);
     attend_all(l, w);
+    if (l->head_gate && gate_heads(l, w))
+        return 1;
     return multiply(l->out, w->attended, w->read, n);
 }
 

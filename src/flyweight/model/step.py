@@ -3,7 +3,7 @@
 With small matrices, most of a token's time is Python between products and not the products. So the
 layers of an ordinary decoder are walked in C. What it does not know is left to torch: windows,
 thinking, adapters, products of two matrices, residual branches with weights, norms after the sum,
-values mixed with the first layer's, gates of heads.
+skips.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Norm(ctypes.Structure):
     )
 
 
-_MATRICES = ("q", "k", "v", "out", "gate", "up", "down")
+_MATRICES = ("q", "k", "v", "out", "gate", "up", "down", "head_gate")
 
 
 class _Layer(ctypes.Structure):
@@ -52,7 +52,7 @@ class _Layer(ctypes.Structure):
         *((n, ctypes.c_int64) for n in ("heads", "kv_heads", "head_dim", "of_gate", "of_up")),
         *((name, ctypes.c_void_p) for name in ("gain", "cos", "sin")),
         *((name, ctypes.c_int64) for name in ("channels", "stride", "room")),
-        *((name, ctypes.c_void_p) for name in ("keys", "values")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "mix", "first")),
     )
 
 
@@ -63,6 +63,7 @@ class Step:
         self.threads = engine.threads
         self.held = [_Held(block, engine) for block in blocks]
         self.layers = (_Layer * len(blocks))(*(held.layer() for held in self.held))
+        self.layers[0].mix = None  # it has the values that others mix with theirs
         sizes = [block.attention for block in blocks]
         self.wide = max(each.heads * each.head_dim for each in sizes)
         self.hidden = max(held.products["up"].out for held in self.held)
@@ -101,6 +102,7 @@ def _place(layer: _Layer, cache: KVCache, index: int, turn: PairRotation | None)
     """Say where a layer's keys and values are, and the factors of this token's position."""
     keys, values = cache.keys[index], cache.values[index]
     layer.keys, layer.values, layer.room = keys.data_ptr(), values.data_ptr(), keys.shape[2]
+    layer.first = cache.values[0].data_ptr()
     if turn is not None:
         layer.cos, layer.sin = turn.cos.data_ptr(), turn.sin.data_ptr()
         layer.channels = turn.cos.shape[-1]
@@ -124,6 +126,7 @@ class _Held:
         """Return the struct, which has no cache and no position yet."""
         attention = self.block.attention
         of_gate, of_up = _activations(self.block.mlp)
+        mixed = attention.value_residual
         found = _Layer(
             attention_norm=_norm(self.block.attention_norm),
             mlp_norm=_norm(self.block.mlp_norm),
@@ -135,6 +138,7 @@ class _Held:
             of_gate=of_gate,
             of_up=of_up,
             gain=None if self.gain is None else self.gain.data_ptr(),
+            mix=None if mixed is None else mixed.weight.data_ptr(),
         )
         for name, product in self.products.items():
             setattr(found, name, product.at)
@@ -173,7 +177,7 @@ def _matrices(block: Block) -> dict[str, LinearLayer]:
     """Return a block's matrices by their place, whatever has been put around them."""
     attention, network = block.attention, block.mlp
     layers = (*(getattr(attention, name) for name in _MATRICES[:4]),)
-    layers += (*(getattr(network, name) for name in _MATRICES[4:]),)
+    layers += (*(getattr(network, name) for name in _MATRICES[4:7]), attention.gate)
     return {name: layer for name, layer in zip(_MATRICES, layers, strict=True) if layer is not None}
 
 
@@ -209,8 +213,6 @@ def refusal(block: Block, engine: kernels.Engine) -> str:
     joins = (block.attention_residual, block.mlp_residual)
     if not block.pre or not all(type(join) is AddResidual for join in joins):
         return "its branches do not just add up"
-    if attention.value_residual is not None or attention.gate is not None:
-        return "it mixes its values with those of the first layer, or has gates"
     if type(attention) is not AttentionLayer or type(block.mlp) not in _KNOWN:
         return "its layers are not known"
     if any(each._forward_hooks or each._forward_pre_hooks for each in block.modules()):
