@@ -18,7 +18,9 @@ typedef struct {
    turn the first `channels` of a head, the sine of the first half with its sign turned; a text's are
    `stride` numbers after those of the text before. `gate` may be missing, and so may `gain`, (heads,),
    and `head_gate`, whose rows are the heads. Values are mixed with those of the first layer, which are
-   `first` in the cache, by two factors, if there is a `mix`. */
+   `first` in the cache, by two factors, if there is a `mix`. Before a layer with a scalar `unet`, the
+   stream in `source` is added; one with `stream` mixes the embedding in. Behind a layer its stream is
+   `kept`, unless that is 0: the embedding is there. */
 typedef struct {
     norm attention_norm, mlp_norm, q_norm, k_norm;
     const matrix *q, *k, *v, *out, *gate, *up, *down, *head_gate;
@@ -26,14 +28,15 @@ typedef struct {
     const float *gain, *cos, *sin;
     int64_t channels, stride, room;
     float *keys, *values;
-    const float *mix, *first;
+    const float *mix, *first, *unet, *stream, *embedding;
+    int64_t source, kept;
 } layer;
 
 /* What all layers work with, for `n` texts and one more token after `length` others. */
 typedef struct {
     int64_t n, dim, length, threads;
     const int64_t *starts; /* of each text in the cache; none: 0 */
-    float *read, *q, *k, *v, *attended, *up, *gate, *scores;
+    float *read, *q, *k, *v, *attended, *up, *gate, *scores, *streams;
 } work;
 
 /* --- element by element --- */
@@ -257,24 +260,39 @@ static void add(const work *w, float *x)
         x[i] += w->read[i];
 }
 
+/* Add to x what a layer reads of earlier streams. */
+static void skip(const layer *l, const work *w, float *x)
+{
+    const float *source = w->streams + l->source * w->n * w->dim;
+    for (int64_t i = 0; i < w->n * w->dim && l->unet; i++)
+        x[i] += *l->unet * source[i];
+    for (int64_t i = 0; i < w->n * w->dim && l->stream; i++)
+        x[i] = *l->stream * x[i] + *l->embedding * w->streams[i];
+}
+
 /* Write x after all `count` layers to x, and new keys and values to the cache; return 0, or 1 where
-   memory ran out. `wide` and `hidden` are the widths of the widest heads and MLP. */
+   memory ran out. `wide` and `hidden` are the widths of the widest heads and MLP; so many `streams` are
+   kept for later layers. */
 int step(const layer *layers, int64_t count, float *x, int64_t n, int64_t dim, int64_t wide,
-         int64_t hidden, int64_t length, const int64_t *starts, int64_t threads)
+         int64_t hidden, int64_t length, int64_t streams, const int64_t *starts, int64_t threads)
 {
     int64_t scores = 0;
     for (int64_t i = 0; i < count; i++)
         if (layers[i].heads > scores)
             scores = layers[i].heads;
-    float *room = malloc(n * (dim + 4 * wide + 2 * hidden + scores * (length + 1)) * sizeof(float));
+    int64_t numbers = dim * (1 + streams) + 4 * wide + 2 * hidden + scores * (length + 1);
+    float *room = malloc(n * numbers * sizeof(float));
     if (!room)
         return 1;
-    work w = {n, dim, length, threads, starts, room, 0, 0, 0, 0, 0, 0, 0};
+    work w = {n, dim, length, threads, starts, room, 0, 0, 0, 0, 0, 0, 0, 0};
     w.q = w.read + n * dim, w.k = w.q + n * wide, w.v = w.k + n * wide;
     w.attended = w.v + n * wide, w.up = w.attended + n * wide, w.gate = w.up + n * hidden;
-    w.scores = w.gate + n * hidden;
+    w.scores = w.gate + n * hidden, w.streams = w.scores + n * scores * (length + 1);
+    if (streams)
+        memcpy(w.streams, x, n * dim * sizeof(float));
     int failed = 0;
     for (const layer *l = layers; l < layers + count && !failed; l++) {
+        skip(l, &w, x);
         normalise(&l->attention_norm, x, n, dim, w.read);
         failed = read_cache(l, &w);
         if (failed)
@@ -283,6 +301,8 @@ int step(const layer *layers, int64_t count, float *x, int64_t n, int64_t dim, i
         normalise(&l->mlp_norm, x, n, dim, w.read);
         failed = run_mlp(l, &w);
         add(&w, x);
+        if (l->kept)
+            memcpy(w.streams + l->kept * n * dim, x, n * dim * sizeof(float));
     }
     free(room);
     return failed;

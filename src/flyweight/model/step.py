@@ -2,8 +2,7 @@
 
 With small matrices, most of a token's time is Python between products and not the products. So the
 layers of an ordinary decoder are walked in C. What it does not know is left to torch: windows,
-thinking, adapters, products of two matrices, residual branches with weights, norms after the sum,
-skips.
+thinking, adapters, products of two matrices, residual branches with weights, norms after the sum.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from flyweight.model.linear_layer import LinearLayer
 from flyweight.model.norm import LayerNormLayer, RMSNormLayer
 from flyweight.model.position import PairRotation, Rotation, RotationBySize
 from flyweight.model.residual import AddResidual
+from flyweight.model.skips import Skips
 
 MARK = "flyweight::compiled_step"
 """What a profiler sees of a compiled step."""
@@ -53,17 +53,22 @@ class _Layer(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("gain", "cos", "sin")),
         *((name, ctypes.c_int64) for name in ("channels", "stride", "room")),
         *((name, ctypes.c_void_p) for name in ("keys", "values", "mix", "first")),
+        *((name, ctypes.c_void_p) for name in ("unet", "stream", "embedding")),
+        *((name, ctypes.c_int64) for name in ("source", "kept")),
     )
 
 
 class Step:
     """One new token of some texts through blocks that stay where they are while this is used."""
 
-    def __init__(self, blocks: Sequence[Block], engine: kernels.Engine) -> None:
+    def __init__(
+        self, blocks: Sequence[Block], engine: kernels.Engine, skips: Skips | None = None
+    ) -> None:
         self.threads = engine.threads
         self.held = [_Held(block, engine) for block in blocks]
         self.layers = (_Layer * len(blocks))(*(held.layer() for held in self.held))
         self.layers[0].mix = None  # it has the values that others mix with theirs
+        self.streams = 0 if skips is None else _connect(self.layers, skips)
         sizes = [block.attention for block in blocks]
         self.wide = max(each.heads * each.head_dim for each in sizes)
         self.hidden = max(held.products["up"].out for held in self.held)
@@ -85,10 +90,25 @@ class Step:
                 turns.append(_rotation_of(rotation, layer.head_dim))
                 _place(layer, cache, index, turns[-1])
             where = None if starts is None else starts.data_ptr()
-            sizes = (len(x), x.shape[2], self.wide, self.hidden, cache.length)
+            sizes = (len(x), x.shape[2], self.wide, self.hidden, cache.length, self.streams)
             if self.run(self.at, len(self.layers), y.data_ptr(), *sizes, where, self.threads):
                 raise MemoryError("no memory for a decode step")
             return y
+
+
+def _connect(layers: ctypes.Array[_Layer], skips: Skips) -> int:
+    """Say which streams layers read and keep; return how many are kept, with the embedding's."""
+    slots = {place: slot for slot, place in enumerate(skips.sources.values(), start=1)}
+    for place, layer in enumerate(layers):
+        layer.kept = slots.get(place, 0)
+        if place in skips.sources:
+            assert skips.unet is not None
+            layer.source = slots[skips.sources[place]]
+            layer.unet = skips.unet[skips.rows[place]].data_ptr()
+        if place and skips.stream is not None and skips.embedding is not None:
+            layer.stream = skips.stream[place - 1].data_ptr()
+            layer.embedding = skips.embedding[place - 1].data_ptr()
+    return len(slots) + 1
 
 
 def _rotation_of(rotation: Rotation | None, head_dim: int) -> PairRotation | None:
@@ -188,16 +208,21 @@ def fits(x: Tensor, cache: KVCache) -> bool:
 
 
 def step_of(
-    engine: kernels.Engine, model: nn.Module, visited: Callable[[], Sequence[Block]]
+    engine: kernels.Engine,
+    model: nn.Module,
+    visited: Callable[[], Sequence[Block]],
+    skips: Skips | None = None,
 ) -> Step | None:
     """Return the compiled step of a model; None where there is none.
 
-    `visited` returns its blocks in the order of its visits.
+    `visited` returns its blocks in the order of its visits, one for each place of the stack.
     """
     if model not in engine.steps:
         blocks = visited()
         known = all(not refusal(block, engine) for block in blocks)
-        engine.steps[model] = Step(blocks, engine) if known and blocks else None
+        if skips is not None:
+            known = known and all(_plain(scalars) for scalars in skips.parameters())
+        engine.steps[model] = Step(blocks, engine, skips) if known and blocks else None
     step = engine.steps[model]
     return step if isinstance(step, Step) else None
 
