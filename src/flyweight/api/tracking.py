@@ -3,8 +3,8 @@
     runs/<name>/<tracker>-<request>.tracked    the tracker's run, and how far it was told: JSON
 
 It has no suffix of results, whose ids are kept from `gc`. A run that goes on after a kill goes on
-with the same tracker's run, and tells no step twice. A curve of a stage that was there already is
-told from its log.
+with the same tracker's run, from where it was. A curve of a stage that was there already is told
+from its log.
 """
 
 from __future__ import annotations
