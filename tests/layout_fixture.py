@@ -4,6 +4,8 @@ import math
 
 import report_fixture as made
 
+from flyweight.config.pruning import SparsitySweep
+from flyweight.config.schema import TrainingStage
 from flyweight.records.bench import BenchResult, PassSeconds
 from flyweight.records.profile import GroupTimes, OperatorTime, ProfileResult
 from flyweight.records.run_summary import StageSummary
@@ -207,6 +209,51 @@ def lightgpt2(**changes):
         "layout": "lightgpt2",
     }
     return made.quickstart(**{**fields, **changes})
+
+
+def of_recipe(recipe):
+    """Return the summary that a recipe's run would have, with made-up numbers for all it measures."""
+    measures = {
+        "bench": lambda config: {
+            "bench": bench(config.input, config.precision, config.attention, config.batch)
+        },
+        "profile": lambda config: {"profile": profile(40.0)},
+        "evaluate": lambda config: {
+            "evaluate": made.evaluation(1.8).model_copy(update={"split": config.split})
+        },
+        "prune": lambda config: {
+            "pruning": pruning() if isinstance(config.sparsity, SparsitySweep) else None
+        },
+    }
+    stages = [
+        stage(
+            config.stage,
+            name,
+            config.dependencies().get("input"),
+            **measures.get(config.stage, lambda config: {})(config),
+        )
+        for name, config in recipe.stages.items()
+    ]
+    asked = {kind: kind in recipe.report.measure for kind in ("evaluate", "bench", "memory")}
+    models = []
+    for name in recipe.report.compare:
+        each = made.model(name, 1.8, measured={kind: f"{kind}-{len(models):08x}" for kind in asked})
+        trains = isinstance(recipe.stages[name], TrainingStage)
+        training = made.training(each, peak_bytes=10**6 if asked["memory"] else None)
+        fields = {
+            "evaluate": each.evaluate if asked["evaluate"] else None,
+            "bench": bench(name) if asked["bench"] else None,
+            "training": training if trains else None,
+            "curve": each.curve if trains else None,
+        }
+        models.append(each.model_copy(update=fields))
+    return lightgpt2(
+        name=recipe.name,
+        models=tuple(models),
+        stages=tuple(stages),
+        comparisons=(),
+        layout=recipe.report.layout,
+    )
 
 
 def without(*names):

@@ -81,6 +81,7 @@ FIELDS: dict[str, list[Any]] = {
         {"kind": "rmsnorm", "eps": 1e-3},
     ],
     "placement": ["pre", "post"],
+    "skips": [(), "unet", "embedding", ("unet", "embedding")],
     "residual": ["add", "alpha", {"kind": "alpha", "start": 0.8}],
     "bigram": [
         "none",
@@ -103,6 +104,7 @@ FIELDS: dict[str, list[Any]] = {
     "qk_norm": [False, True],
     "gain": [False, True],
     "value_residual": [False, True],
+    "gate": [False, True],
     "tied": [True, False],
     "head_bias": [False, True],
     "softcap": [None, 3.0],
@@ -143,6 +145,12 @@ def config_of(row: list[Any]) -> ModelConfig:
     # itself is 4e-4 off float64.
     std = 0.1 if value["placement"] == "post" and thinks else 0.2
     layers = 1 if one else max(2, value["layers"]) if alone else value["layers"]
+    stack = {"kind": sharing} if isinstance(sharing, str) else sharing
+    uses = layers * (1 if stack["kind"] == "none" else stack.get("times", 2))
+    if stack["kind"] == "span":
+        first, last = stack["span"]
+        uses = layers + (stack.get("times", 2) - 1) * (last + 1 - first)
+    skips = [value["skips"]] if isinstance(value["skips"], str) else value["skips"]
     mixes = value["value_residual"] and not thinks and (layers > 1 or sharing != "none")
     return ModelConfig.model_validate(
         {
@@ -155,6 +163,8 @@ def config_of(row: list[Any]) -> ModelConfig:
                 **value["biases"],
                 "qk_norm": value["qk_norm"],
                 "gain": value["gain"],
+                # With one row a product's rounding depends on where the row lies in memory.
+                "gate": value["gate"] and value["heads"]["heads"] > 1,
                 "value_residual": mixes,
                 **dict(zip(("window", "sinks"), value["window"] or (None, 0), strict=True)),
             },
@@ -164,6 +174,7 @@ def config_of(row: list[Any]) -> ModelConfig:
             "thinking": value["thinking"],
             "norm": {**norm, "placement": value["placement"], "final": value["final"]},
             "residual": value["residual"],
+            "skips": [skip for skip in skips if uses >= {"unet": 3, "embedding": 2}[skip]],
             "embedding": {"tied": value["tied"], "bigram": value["bigram"], "rank": value["rank"]},
             "head": {"softcap": value["softcap"], "bias": value["head_bias"]},
             "init": {"std": std, "zero_out": value["zero_out"]},
@@ -178,6 +189,7 @@ def _bare(config: ModelConfig) -> ModelConfig:
     attention = {**config.attention.model_dump(), "window": None, "sinks": 0}
     attention["value_residual"] = False
     plain["attention"] = attention
+    plain["skips"] = ()
     return ModelConfig.model_validate(
         {**config.model_dump(), **plain, "norm": {**config.norm.model_dump(), "final": True}}
     )

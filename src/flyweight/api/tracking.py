@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from flyweight.api.trackers import TRACKERS, PlainTable, TrackedRun, Tracker
+from flyweight.api.tracked_results import numbers, plain_tables
+from flyweight.api.trackers import TRACKERS, TrackedRun, Tracker
 from flyweight.config.schema import Recipe
 from flyweight.core.events import Watcher, read_events
 from flyweight.core.files import read_json, write_json
@@ -25,10 +26,8 @@ from flyweight.core.machine import libraries
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.records.run_summary import Summary
 from flyweight.reports.report import RunReport
-from flyweight.reports.tables import run as run_tables
 from flyweight.store.artifact import EVENTS, PARTIAL
 from flyweight.store.stage import Context
-from flyweight.tables.engine import Table
 
 KINDS = {"step": "train", "validation": "validation"}
 """Events that are points of a curve, and what their numbers are called after the stage."""
@@ -109,10 +108,9 @@ class Tracking:
             self._point(kind, fields)
 
     def results(self, summary: Summary) -> None:
-        """Tell the comparison's tables, and every number in them."""
+        """Tell the report's tables, and every number in them."""
         report = RunReport((summary,))
-        shown = [plain_table(title, table) for title, table in _tables(report)]
-        figures = numbers(report)
+        shown, figures = plain_tables(report), numbers(report)
         for name in self.told:
             self._tell(name, lambda tracker: tracker.results(shown, figures))
 
@@ -202,45 +200,6 @@ def tags(recipe: Recipe) -> list[str]:
     """Return the recipe's name, the kinds of its stages, its seed and flyweight's version."""
     kinds = dict.fromkeys(stage.stage for stage in recipe.stages.values())
     return [recipe.name, *kinds, f"seed {recipe.seed}", f"flyweight {libraries()['flyweight']}"]
-
-
-def _tables(report: RunReport) -> Iterator[tuple[str, Table[Any]]]:
-    """Yield the titles and tables of a report: one for each text, then those of tasks."""
-    several = len(report.groups) > 1
-    for group in report.groups:
-        name = group.text.name if group.text and several else ""
-        yield f"comparison {name}".strip(), run_tables.table(group)
-    yield from report.task_tables
-
-
-def plain_table(title: str, table: Table[Any]) -> PlainTable:
-    """Return a table as text."""
-    rows = []
-    for row in table.rows:
-        cells = [column.cell(row.of) for column in table.columns]
-        rows.append([row.label, *("" if cell is None else cell.text for cell in cells)])
-    return PlainTable(title, [table.head, *(column.title for column in table.columns)], rows)
-
-
-def numbers(report: RunReport) -> dict[str, float]:
-    """Return every number of a report's tables as `<model>/<column>`.
-
-    Where there is an interval, its ends are `<model>/<column>_low` and `_high`. Of the second table
-    on, the title comes first.
-    """
-    found = dict[str, float]()
-    for place, (title, table) in enumerate(_tables(report)):
-        before = "" if place == 0 else f"{title}/"
-        for row in table.rows:
-            for column in table.columns:
-                cell = column.cell(row.of)
-                if cell is None or cell.metric is None:
-                    continue
-                name, metric = f"{before}{row.key}/{column.key}", cell.metric
-                found[name] = metric.value
-                if metric.low < metric.high:
-                    found |= {f"{name}_low": metric.low, f"{name}_high": metric.high}
-    return found
 
 
 def _stdout_kept() -> redirect_stdout[TextIO]:

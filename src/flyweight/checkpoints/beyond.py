@@ -110,6 +110,10 @@ _REASONS: dict[str, Callable[[schema.ModelConfig], str]] = {
         f"(model.attention.sinks=0)"
     ),
     "attention.gain": lambda config: "it has attention gains (model.attention.gain=false)",
+    "skips": lambda config: (
+        f"it has connections past layers: {' and '.join(config.skips)} (leave model.skips out)"
+    ),
+    "attention.gate": lambda config: "its heads have gates (model.attention.gate=false)",
     "attention.value_residual": lambda config: (
         "its layers mix their values with the first layer's (model.attention.value_residual=false)"
     ),

@@ -85,6 +85,11 @@ def _named_layers(config: ModelConfig, layers: int | tuple[int, ...]) -> tuple[i
             f"prune: layers: the layers are shared (sharing: {config.sharing.kind}), and each "
             f"stands for several places; prune heads and hidden instead"
         )
+    if config.skips:
+        raise RequestError(
+            f"prune: layers: layers read earlier ones by their place (skips: "
+            f"{', '.join(config.skips)}); prune heads and hidden instead"
+        )
     if config.attention.value_residual:
         raise RequestError(
             "prune: layers: later layers read the values of the first "

@@ -31,6 +31,7 @@ from flyweight.config.layers import (
     Residual,
     RMSNorm,
     Rope,
+    Skips,
     SwiGLU,
 )
 from flyweight.config.linear_kinds import LinearKind
@@ -93,6 +94,7 @@ class ModelConfig(Strict):
     of linear layer; the first pattern that matches wins, everything else is dense. `mixture` is
     what a `mix` stage adds to a trained network. `blocks` maps layers (`3`, or `2-5`) to the fields
     of attention and MLP that differ there. `adapters` are around layers of any kind, in order.
+    `skips` are connections past layers: `unet`, `embedding`.
     """
 
     vocab_size: PositiveInt | None = None
@@ -104,6 +106,7 @@ class ModelConfig(Strict):
     mlp: Mlp = SwiGLU()
     norm: Norm = RMSNorm()
     residual: Residual = Add()
+    skips: Skips = Field(default=(), exclude_if=lambda value: not value)
     sharing: Sharing = NoSharing()
     thinking: Thinking = NoThinking()
     embedding: Embedding = Embedding()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field
 
 from flyweight.config.base import Between, PositiveInt, Rate, Strict, choice
 
@@ -111,6 +111,25 @@ class Alpha(Strict):
 
 Residual = Annotated[Annotated[Add | Alpha, Discriminator("kind")], choice()]
 
+
+def _named_once(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(value)) < len(value):
+        raise ValueError(f"{', '.join(value)}: each is named once at most")
+    return tuple(sorted(value))
+
+
+Skips = Annotated[
+    tuple[Literal["unet", "embedding"], ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+    AfterValidator(_named_once),
+]
+"""Connections past layers, with learned scalars.
+
+`unet` adds what a layer of the first half puts out, times a scalar from 1 on, to what its mirror
+in the second half reads. With `embedding` each layer but the first reads a * the stream + b * the
+embedding, with a from 1 and b from 0 on.
+"""
+
 # --- position-wise networks ---
 
 
@@ -201,8 +220,10 @@ class Attention(Strict):
     `out_bias` follows `bias`. With a `window` a token attends to the last `window` tokens, itself
     among them (Beltagy et al. 2020), and to the first `sinks` tokens of its text (Xiao et al.
     2023). With `value_residual` later uses of layers mix the values of the first one with their
-    own: a * own + b * first (Zhou et al. 2024). Each layer learns a and b, from 0.5 on. What is off
-    of these is left out of what is written.
+    own: a * own + b * first (Zhou et al. 2024). Each layer learns a and b, from 0.5 on. `gate`
+    multiplies what each head has read by 2 * sigmoid(w x), with a learned row w for each head,
+    which begins at zero, and the layer's input x (Qiu et al. 2025). What is off of these is left
+    out of what is written.
     """
 
     heads: PositiveInt | None = None
@@ -218,3 +239,4 @@ class Attention(Strict):
         default=0, exclude_if=lambda value: value == 0
     )
     value_residual: bool = Field(default=False, exclude_if=lambda value: not value)
+    gate: bool = Field(default=False, exclude_if=lambda value: not value)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from flyweight.config.blocks import Blocks, layers_named, resolved_attention
 from flyweight.config.embedding import Embedding
-from flyweight.config.layers import Attention, Mlp, Norm, Position
+from flyweight.config.layers import Attention, Mlp, Norm, Position, Skips
 from flyweight.config.linear_kinds import LinearKind, linears_faults
 from flyweight.config.sharing import Deep, Sharing, Thinking
 
@@ -42,6 +42,7 @@ class DecoderFields(Protocol):
     position: Position
     mlp: Mlp
     norm: Norm
+    skips: Skips
     sharing: Sharing
     thinking: Thinking
     embedding: Embedding
@@ -204,15 +205,31 @@ def _visits(config: DecoderFields) -> Iterator[str]:
         )
     if sharing.kind != "none" and sharing.index and not layers:
         yield "sharing.index: there are no layers whose uses could be told apart"
+    uses = layers + (times - 1) * max(0, looped)
+    yield from _skips(config, uses)
     passes = 1
     if thinking.kind == "deep":
         passes += thinking.passes
-        yield from _thinking(thinking, layers, uses=layers + (times - 1) * looped)
-    count = passes * (layers + (times - 1) * max(0, looped))
+        yield from _thinking(thinking, layers, uses)
+    count = passes * uses
     if count > MOST_VISITS:
         yield (
             f"layers, sharing and thinking: they make {count:,} uses of layers; "
             f"{MOST_VISITS:,} are the most"
+        )
+
+
+def _skips(config: DecoderFields, uses: int) -> Iterator[str]:
+    """Find connections that pass no layer; `uses` are the places of the stack."""
+    if "unet" in config.skips and uses < 3:
+        yield (
+            f"skips.unet: {uses} uses of layers have none between a first and a second half; use "
+            f"at least 3, or leave it out"
+        )
+    if "embedding" in config.skips and uses < 2:
+        yield (
+            f"skips.embedding: the first use of a layer reads the embedding anyway, and there are "
+            f"{uses}; use at least 2, or leave it out"
         )
 
 

@@ -186,6 +186,9 @@ class AttentionLayer(nn.Module):
         self.q = linear.build_linear(config, f"{name}.q", config.dim, wide, options.bias)
         self.k = linear.build_linear(config, f"{name}.k", config.dim, narrow, options.bias)
         self.v = linear.build_linear(config, f"{name}.v", config.dim, narrow, options.bias)
+        self.gate: linear.LinearLayer | None = None
+        if options.gate:
+            self.gate = linear.build_linear(config, f"{name}.gate", config.dim, self.heads)
         self.out = linear.build_linear(config, f"{name}.out", wide, config.dim, options.out_bias)
         self.q_norm: RMSNormLayer | None = None
         self.k_norm: RMSNormLayer | None = None
@@ -245,7 +248,10 @@ class AttentionLayer(nn.Module):
         y = self._read(q, k, v, mask, front)  # (B, H, T, D)
         if self.prefix is not None and not self.prefix.shared:
             y = y + self._read_prefix(self.prefix, unrotated, use)
-        y = y.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim)
+        y = y.transpose(1, 2)  # (B, T, H, D)
+        if self.gate is not None:
+            y = y * (2 * multiply(self.gate, x, read).sigmoid()).unsqueeze(-1)
+        y = y.reshape(batch, length, self.heads * self.head_dim)
         return multiply(self.out, y, read), kv
 
     def project_kv(self, x: Tensor, rotation: Rotation | None, use: int = 0) -> KeysAndValues:

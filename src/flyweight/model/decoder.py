@@ -22,6 +22,7 @@ from flyweight.model.masks import WHOLE, TokenSpan, document_starts
 from flyweight.model.mixture import MixtureHead
 from flyweight.model.position import Rotary, Rotation
 from flyweight.model.precision import autocast_dtype
+from flyweight.model.skips import Skips
 from flyweight.model.step import fits, step_of
 from flyweight.model.thinking import KeysAndValues, PassMemory
 from flyweight.spec.adapters import check_adapters, sites
@@ -76,6 +77,7 @@ class Decoder(nn.Module):
         self.index: VisitIndex | None = None
         if not isinstance(config.sharing, NoSharing) and config.sharing.index:
             self.index = VisitIndex(config)
+        self.skips = Skips(config) if config.skips else None
         self.norm: nn.Module | None = None
         if config.norm.final:
             self.norm = norm.build(config.norm, config.dim)
@@ -189,6 +191,8 @@ class Decoder(nn.Module):
             return None
         if self.training or self.through is not None or self.index is not None:
             return None
+        if self.skips is not None:
+            return None
         if asked_kernel() != "auto" or not fits(x, cache):
             return None
         step = step_of(engine, self, self._visited)
@@ -210,11 +214,14 @@ class Decoder(nn.Module):
         index = 0
         memory = PassMemory(self.config)
         first_values: Tensor | None = None
+        written = dict[int, Tensor]()
         for visit in self.visits:
             block = self.blocks[visit.layer]
             assert isinstance(block, Block)
             if visit.stack_index == 0 and memory.restarts:
                 x = embedded
+            if self.skips is not None:
+                x = self.skips.read(x, visit, embedded, written)
             if self.index is not None:
                 x = x + self.index.weight[visit.stack_index]
             use = use_of(self.config, visit)
@@ -238,6 +245,8 @@ class Decoder(nn.Module):
             memory_kv = memory.kv[visit.stack_index] if visit.keys_per_token == 2 else None
             x, kv = self._call(block, x, mask, rotation, slot, memory_kv, use, first_values)
             memory.store(visit, block, kv)
+            if self.skips is not None:
+                self.skips.note(x, visit, written)
             if self._mixes_values and first_values is None:
                 first_values = kv[1]
             if self.watched is not None and visit.pass_ == self.visits[-1].pass_:

@@ -94,7 +94,10 @@ def _stream_scores(teacher: Decoder) -> Tensor:
     return total.cpu()
 
 
-READS_STREAM = ("attention.q.", "attention.k.", "attention.v.", "mlp.up.", "mlp.gate.")
+READS_STREAM = (
+    *("attention.q.", "attention.k.", "attention.v.", "attention.gate."),
+    *("mlp.up.", "mlp.gate."),
+)
 """Matrices of a block whose columns are numbers of the residual stream; of others it is rows."""
 
 

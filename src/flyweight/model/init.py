@@ -13,6 +13,7 @@ from flyweight.model.linear_layer import layers_of, normal
 from flyweight.model.norm import LayerNormLayer, RMSNormLayer
 from flyweight.model.position import LearnedPositions
 from flyweight.model.residual import AlphaResidual, ValueResidual
+from flyweight.model.skips import Skips
 from flyweight.model.thinking import MemoryRate
 from flyweight.spec.visits import stack_size
 
@@ -26,7 +27,7 @@ _OUTPUTS = ("attention.out", "mlp.down")
 def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
     """Fill every weight of a decoder.
 
-    Matrices are normal, output projections damped or zero, biases and the bigram table zero.
+    Matrices are normal, output projections damped or zero, biases, gates and the bigram table zero.
 
     The two factors of a bottleneck are drawn so that their product has the std of the matrix that
     they stand for. Values are drawn on the CPU in module order, so that every device gets the same
@@ -45,6 +46,8 @@ def initialise(model: nn.Module, config: ModelConfig, seed: int) -> None:
                 module.bias.zero_()
         elif isinstance(module, AttentionLayer) and module.gain is not None:
             module.gain.fill_(1.0)
+        elif isinstance(module, Skips):
+            module.reset()
         elif isinstance(module, _BY_START) and module.weight is not None:
             module.weight.fill_(module.start)
 
@@ -59,7 +62,7 @@ def _std(config: ModelConfig, name: str) -> float:
         whole = name.removesuffix(".reduce").removesuffix(".expand")
         layer = int(name.split(".")[1])
         rank = config.layer(layer).mlp.rank if whole != name else None
-        std = init.std
+        std = 0.0 if whole.endswith("attention.gate") else init.std
         if whole.endswith(_OUTPUTS):
             std /= math.sqrt(2 * max(1, stack_size(config))) if init.damped else 1
             std = 0.0 if init.zero_out and not name.endswith(".reduce") else std

@@ -66,6 +66,7 @@ def cuts(config: ModelConfig, groups: Tensor, shared: int, channels: Tensor) -> 
     low = config.mlp.rank is not None
     expand, reduce = (".expand", ".reduce") if low else ("", "")
     found: dict[str, Cut] = {"attention.gain": (0, heads), "attention.out.weight": (1, queries)}
+    found["attention.gate.weight"] = (0, heads)
     for end in ("weight", "bias"):
         found[f"attention.q.{end}"] = (0, queries)
         found[f"attention.k.{end}"] = found[f"attention.v.{end}"] = (0, keys)

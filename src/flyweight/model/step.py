@@ -3,7 +3,7 @@
 With small matrices, most of a token's time is Python between products and not the products. So the
 layers of an ordinary decoder are walked in C. What it does not know is left to torch: windows,
 thinking, adapters, products of two matrices, residual branches with weights, norms after the sum,
-values mixed with the first layer's.
+values mixed with the first layer's, gates of heads.
 """
 
 from __future__ import annotations
@@ -209,8 +209,8 @@ def refusal(block: Block, engine: kernels.Engine) -> str:
     joins = (block.attention_residual, block.mlp_residual)
     if not block.pre or not all(type(join) is AddResidual for join in joins):
         return "its branches do not just add up"
-    if attention.value_residual is not None:
-        return "it mixes its values with those of the first layer"
+    if attention.value_residual is not None or attention.gate is not None:
+        return "it mixes its values with those of the first layer, or has gates"
     if type(attention) is not AttentionLayer or type(block.mlp) not in _KNOWN:
         return "its layers are not known"
     if any(each._forward_hooks or each._forward_pre_hooks for each in block.modules()):

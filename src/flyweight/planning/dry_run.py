@@ -149,6 +149,8 @@ def _few_layers(model: schema.Architecture) -> tuple[schema.Architecture, int]:
     """
     if not isinstance(model, schema.ModelConfig) or model.layers <= 2 or model.blocks:
         return model, 0
+    if "unet" in model.skips:  # streams wait for later layers
+        return model, 0
     if model.sharing != schema.NoSharing() or model.thinking != schema.NoThinking():
         return model, 0
     short = model.model_copy(update={"layers": 2})

@@ -15,7 +15,7 @@ from flyweight.config.units import format_size
 from flyweight.spec import flops, flops_baselines
 from flyweight.spec.adapters import sites
 from flyweight.spec.chunks import PIECE_CPU, chunk_rows
-from flyweight.spec.visits import mixes_values, visits
+from flyweight.spec.visits import mixes_values, stack_size, unet_sources, visits
 from flyweight.spec.windows import query_blocks, scores
 from flyweight.store.budget import LIBRARIES
 
@@ -189,7 +189,7 @@ def kept_bytes(
         blocks[index] += itemsize * _adapted(model, index)
         if trains == "adapters":
             blocks[index] -= itemsize * (2 * model.dim + (layer.mlp.hidden or 0))
-    total = ends
+    total = ends + stream * _skipped(model, recompute)
     largest = 0
     adapted = {site.block for site in sites(model)}
     reached = trains != "adapters"
@@ -207,6 +207,17 @@ def kept_bytes(
         largest = max(largest, visited)
         total += visited if not recompute else stream + (keys - 1) * 2 * _kv(layer) * itemsize
     return total + (largest if recompute else 0)
+
+
+def _skipped(model: schema.ModelConfig, recompute: bool) -> int:
+    """Return how many residual streams are kept for skips beside what layers keep anyway."""
+    passes = len({visit.pass_ for visit in visits(model)})
+    kept = 0
+    if "embedding" in model.skips:
+        kept += 1 + (stack_size(model) - 1) * passes
+    if recompute and "unet" in model.skips:
+        kept += len(unet_sources(model)) * passes
+    return kept
 
 
 def _rotation(model: schema.ModelConfig, itemsize: int) -> int:
@@ -287,6 +298,7 @@ def _attention(model: schema.ModelConfig) -> int:
     kept = 3 * q + 2 * kv + attention.heads
     kept += q + kv if attention.qk_norm else 0
     kept += q if attention.gain else 0
+    kept += q + 2 * attention.heads if attention.gate else 0
     return kept
 
 
@@ -419,7 +431,9 @@ def _teacher(
 
 def read_only_bytes(model: schema.ModelConfig, tokens: int, itemsize: int) -> int:
     """Return the bytes that a model holds while it reads tokens and keeps nothing for gradients."""
-    return tokens * (3 * 4 * model.dim + itemsize * _largest_layer(model))
+    streams = 3 + ("embedding" in model.skips)
+    streams += len(unet_sources(model)) if "unet" in model.skips else 0
+    return tokens * (streams * 4 * model.dim + itemsize * _largest_layer(model))
 
 
 def _largest_layer(model: schema.ModelConfig) -> int:

@@ -234,8 +234,12 @@ def config_line(config: schema.Architecture) -> str:
     parts = [depth, heads, f"{config.mlp.kind} {config.mlp.hidden}"]
     if config.blocks:
         parts.append(f"layers {', '.join(config.blocks)} differ")
+    if config.skips:
+        parts.append(f"skips {' and '.join(config.skips)}")
     if config.attention.value_residual:
         parts.append("value residual")
+    if config.attention.gate:
+        parts.append("gated heads")
     parts.append("tied" if config.embedding.tied else "untied")
     pairs = config.embedding.bigram
     if isinstance(pairs, schema.HashedBigram) and pairs.order > 2:

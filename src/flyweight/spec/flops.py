@@ -34,7 +34,7 @@ from flyweight.spec import flops_adapters, flops_baselines, flops_partial
 from flyweight.spec.gradients import qkv_need_grad, saved_products, visits_without_input_grad
 from flyweight.spec.linears import attention_shapes, bigram_rows, kind_of, mlp_shapes
 from flyweight.spec.parts import Matrix, Vector
-from flyweight.spec.visits import mixes_values, stack_size, uses, visits
+from flyweight.spec.visits import mixes_values, stack_size, unet_sources, uses, visits
 from flyweight.spec.windows import cached_tokens, scores
 
 PARTS: tuple[str, ...] = (
@@ -369,10 +369,12 @@ def _blind(config: ModelConfig, name: str, looped: bool) -> int:
     """Return how many products with a matrix of the first layer's attention have a blind input."""
     blind = visits_without_input_grad(config, looped)
     if name == "out":
+        gate = config.layer(0).attention.gate and kind_of(config, "blocks.0.attention.gate").trains
         return sum(
-            visit.keys_per_token > 0 and not any(qkv_need_grad(config, visit)) for visit in blind
+            visit.keys_per_token > 0 and not gate and not any(qkv_need_grad(config, visit))
+            for visit in blind
         )
-    return sum(visit.keys_per_token > 0 or name != "q" for visit in blind)
+    return sum(visit.keys_per_token > 0 or name in ("k", "v") for visit in blind)
 
 
 def _vectors(config: Architecture) -> Iterator[Vector]:
@@ -385,6 +387,10 @@ def _vectors(config: Architecture) -> Iterator[Vector]:
         yield Vector(part="positions", size=rows * config.dim)
     if not isinstance(sharing, NoSharing) and sharing.index:
         yield Vector(part="index", size=stack_size(config) * config.dim)
+    if "unet" in config.skips:
+        yield Vector(part="residual", size=len(unet_sources(config)))
+    if "embedding" in config.skips:
+        yield Vector(part="residual", size=2 * (stack_size(config) - 1))
     whole, _ = uses(config)
     for index in range(config.layers):
         yield from _layer_vectors(config.layer(index), norm, whole[index])

@@ -15,7 +15,7 @@ from flyweight.config.linear_kinds import LinearKind
 from flyweight.config.schema import Alpha, Deep, Learned, ModelConfig, NoSharing
 from flyweight.spec.adapters import Site, site_layers, sites, trained_tensors
 from flyweight.spec.linears import Shape, attention_shapes, kind_of, mlp_shapes
-from flyweight.spec.visits import Visit, mixes_values, stack_size, visits
+from flyweight.spec.visits import Visit, mixes_values, stack_size, unet_sources, visits
 from flyweight.spec.windows import scores
 
 
@@ -85,12 +85,29 @@ class _Walk:
         x = embedded
         restarts = isinstance(thinking, Deep) and thinking.input == "embedding"
         memory = _Memory(config, self.moves)
+        written = dict[int, bool]()
         index = not isinstance(config.sharing, NoSharing) and config.sharing.index
         for visit in visits(config, looped):
             if visit.stack_index == 0 and restarts:
                 x = embedded
+            x = self._skipped(visit, x, embedded, written)
             x = x or (index and self.moves("index.weight"))
             x = self._block(visit, x, memory)
+            written[visit.stack_index] = x
+        return x
+
+    def _skipped(self, visit: Visit, x: bool, embedded: bool, written: dict[int, bool]) -> bool:
+        """Return whether what a visit reads has a gradient, as `model.skips` puts it together."""
+        skips = self.config.skips
+        if not visit.stack_index:
+            written.clear()
+            return x
+        if "unet" in skips:
+            source = unet_sources(self.config).get(visit.stack_index)
+            if source in written:
+                x = x or written[source] or self.moves("skips.unet")
+        if "embedding" in skips:
+            x = x or embedded or self.moves("skips.stream")
         return x
 
     def _block(self, visit: Visit, x: bool, memory: _Memory) -> bool:
@@ -121,6 +138,8 @@ class _Walk:
         memory.store(visit, (k, v))
         if shared is None:
             y = self._prefix(attention, layer, q) or y
+        if layer.attention.gate:
+            y = self._linear(f"{attention}.gate", shapes["gate"], read, joint) or y
         y = self._linear(f"{attention}.out", shapes["out"], y, joint)
         y = self._bottleneck(f"{name}.attention_bottleneck", y)
         x = self._joined(f"{name}.attention", x or y)

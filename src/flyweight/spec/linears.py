@@ -19,7 +19,6 @@ from flyweight.config.schema import (
 )
 from flyweight.errors import RequestError
 
-ATTENTION_LINEARS = ("q", "k", "v", "out")
 LSTM_LINEARS = ("input", "recurrent")
 
 
@@ -40,6 +39,12 @@ def mlp_linears(config: ModelConfig) -> tuple[str, ...]:
     return ("gate", "up", "down") if config.mlp.kind in GATED else ("up", "down")
 
 
+def attention_linears(config: ModelConfig, layer: int) -> tuple[str, ...]:
+    """Return the names of the linear layers of a layer's attention, those that read x first."""
+    gate = ("gate",) if config.layer(layer).attention.gate else ()
+    return ("q", "k", "v", *gate, "out")
+
+
 def attention_shapes(config: ModelConfig) -> tuple[Shape, ...]:
     """Return the linear layers of attention in a resolved config of one layer."""
     options, dim = config.attention, config.dim
@@ -49,13 +54,13 @@ def attention_shapes(config: ModelConfig) -> tuple[Shape, ...]:
         options.kv_heads * options.head_dim,
         options.bias,
     )
-    shapes = (
-        (wide, dim, bias),
-        (narrow, dim, bias),
-        (narrow, dim, bias),
-        (dim, wide, bool(options.out_bias)),
+    return (
+        Shape("q", wide, dim, bias),
+        Shape("k", narrow, dim, bias),
+        Shape("v", narrow, dim, bias),
+        *([Shape("gate", options.heads, dim)] if options.gate else []),
+        Shape("out", dim, wide, bool(options.out_bias)),
     )
-    return tuple(Shape(name, *shape) for name, shape in zip(ATTENTION_LINEARS, shapes, strict=True))
 
 
 def head_sizes(config: ModelConfig) -> list[int]:
@@ -95,7 +100,7 @@ def linear_names(config: Architecture) -> list[str]:
     if config.embedding.bigram.kind != "none":
         names.append("embedding.bigram")
     for layer in range(config.layers):
-        names += [f"blocks.{layer}.attention.{name}" for name in ATTENTION_LINEARS]
+        names += [f"blocks.{layer}.attention.{name}" for name in attention_linears(config, layer)]
         names += [f"blocks.{layer}.mlp.{shape.name}" for shape in mlp_shapes(config.layer(layer))]
     return names if config.embedding.tied else [*names, "head.linear"]
 

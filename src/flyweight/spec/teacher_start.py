@@ -47,6 +47,8 @@ def _kinds(student: ModelConfig, teacher: ModelConfig) -> Iterator[str]:
             student.attention.value_residual,
             teacher.attention.value_residual,
         ),
+        ("skips", student.skips, teacher.skips),
+        ("attention.gate", student.attention.gate, teacher.attention.gate),
         ("mlp.kind", student.mlp.kind, teacher.mlp.kind),
         ("norm.kind", student.norm.kind, teacher.norm.kind),
         ("position.kind", student.position.kind, teacher.position.kind),
@@ -97,6 +99,11 @@ def _sizes(student: ModelConfig, teacher: ModelConfig) -> Iterator[str]:
 
 def _layers(start: FromTeacher, student: ModelConfig, teacher: ModelConfig) -> Iterator[str]:
     chosen = teacher_layers(start, student, teacher)
+    if student.skips and (student.sharing, chosen) != (teacher.sharing, (*range(teacher.layers),)):
+        yield (
+            "start.layers: the teacher's layers read earlier ones by their place (skips), so a "
+            "student needs all of them in their order; or use start: random"
+        )
     if len(chosen) != student.layers:
         yield f"start.layers: {len(chosen)} are named, and the student has {student.layers}"
     if outside := [layer for layer in chosen if layer >= teacher.layers]:

@@ -95,10 +95,19 @@ def mixes_values(config: ModelConfig, layer: int) -> bool:
     return any(visit.stack_index for visit in visits_of(config, layer))
 
 
+def unet_sources(config: ModelConfig) -> dict[int, int]:
+    """Return for each place of the stack that reads its mirror image which one that is.
+
+    Neighbours are left out: the second of them reads what the first put out anyway.
+    """
+    last = stack_size(config) - 1
+    return {last - place: place for place in range(last) if last - place > place + 1}
+
+
 def reads_the_last_visit(config: ModelConfig) -> bool:
     """Return whether a visit reads nothing but the embedding and what the visit before put out."""
     mixing = any(mixes_values(config, layer) for layer in range(config.layers))
-    return not (isinstance(config.thinking, Deep) or mixing)
+    return not (isinstance(config.thinking, Deep) or mixing or "unet" in config.skips)
 
 
 def slots(config: ModelConfig, looped: bool = True) -> tuple[int, ...]:

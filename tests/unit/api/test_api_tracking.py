@@ -7,12 +7,11 @@ import pytest
 from toy_recipe import toy
 
 import flyweight as fw
-from flyweight.api import Session, load, tracking
+from flyweight.api import Session, load
 from flyweight.api.runs import request_of
 from flyweight.api.trackers import TRACKERS
 from flyweight.errors import RequestError
 from flyweight.pipeline.recipe import Runner
-from flyweight.reports.report import RunReport
 from flyweight.store import references
 
 
@@ -251,12 +250,6 @@ def test_a_damaged_note_is_named(wandb, session, text_file):
     note.write_text("[]")
     with pytest.raises(RequestError, match="does not say how far a tracker was told; delete it"):
         fw.run(recipe, session=session[0])
-
-
-def test_numbers_are_named_by_model_and_column(wandb, session, text_file):
-    run = fw.run(small(text_file, trackers=[]), session=session[0])
-    figures = tracking.numbers(RunReport((run.summary,)))
-    assert {name.split("/")[0] for name in figures} >= {"student", "int8", "floor:unigram"}
 
 
 def test_tensorboard_has_curves_text_and_numbers(session, text_file, tmp_path, monkeypatch):

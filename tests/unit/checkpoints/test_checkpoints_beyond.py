@@ -37,6 +37,7 @@ GIVEN: dict[str, list[Any]] = {
     "linears": [{"blocks": "int8"}],
     "blocks": [{"1": {"mlp": {"hidden": 40}}}],
     "mixture": [{"pointer": {}}],
+    "skips": [["embedding"]],
     "sharing.span": [(0, 0)],
     "mixture.counts": [{}],
     "mixture.counts.entries": [(3, 3)],

@@ -28,6 +28,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         "mlp": {"kind": "swiglu", "hidden": 96, "rank": 16},
         "attention": {"heads": 6, "kv_heads": 3, "head_dim": 8, "qk_norm": True, "gain": True},
     },
+    "gates": {
+        "mlp": {"kind": "swiglu", "hidden": 96},
+        "attention": {"heads": 6, "kv_heads": 3, "head_dim": 8, "gate": True},
+    },
     "values": {
         "mlp": {"kind": "swiglu", "hidden": 96},
         "attention": {"heads": 6, "kv_heads": 3, "head_dim": 8, "value_residual": True},
@@ -122,6 +126,7 @@ REFUSED = {
     "outside": ({}, {"layers": [0, 7]}, "outside the model's 3 layers"),
     "half a group": ({"attention": {"heads": 6, "kv_heads": 3}}, {"heads": 3}, "multiple of 2"),
     "shared": ({"layers": 2, "sharing": "repeat"}, {"layers": 1}, "layers are shared"),
+    "skips": ({"skips": "embedding"}, {"layers": 2}, "read earlier ones by their place"),
     "values": (
         {"attention": {"heads": 6, "value_residual": True}},
         {"layers": 2},

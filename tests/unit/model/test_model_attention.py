@@ -214,3 +214,69 @@ def test_row_by_row_the_fused_kernel_drops_the_same_in_any_batch(
     assert torch.equal(found[0][1:], found[1])
     assert not torch.allclose(found[0], attend(*tensors, mask))
     torch.testing.assert_close(_row_by_row(*tensors, mask, Dropout(0.0)), attend(*tensors, mask))
+
+
+@torch.no_grad()
+def test_a_gate_multiplies_what_a_head_has_read() -> None:
+    layer = attention(heads=4, kv_heads=2, head_dim=3, gate=True)
+    assert layer.gate is not None
+    x, seen = torch.randn(2, 6, 12), causal_mask(0, 6, None, CPU)
+    read = []
+    handle = layer.out.register_forward_pre_hook(lambda _, reads: read.append(reads[0]))
+    gated = layer(x, seen, None, None)[0]
+    factors = 2 * (x @ layer.gate.weight.T).sigmoid()  # (B, T, H)
+    layer.gate = None
+    plain = layer(x, seen, None, None)[0]
+    expected = read[1].view(2, 6, 4, 3) * factors[..., None]
+    torch.testing.assert_close(read[0].view(2, 6, 4, 3), expected)
+    handle.remove()
+    assert not torch.allclose(gated, plain)
+
+
+def test_gates_begin_open_and_all_other_weights_are_those_without() -> None:
+    sizes = {"vocab_size": 9, "context": 8, "dim": 12, "layers": 2}
+    built = [
+        Decoder(ModelConfig.model_validate({**sizes, "attention": {"heads": 2, **gate}}), seed=3)
+        for gate in ({}, {"gate": True})
+    ]
+    plain, gated = (model.state_dict() for model in built)
+    gates = {name: tensor for name, tensor in gated.items() if name not in plain}
+    assert list(gates) == [f"blocks.{layer}.attention.gate.weight" for layer in (0, 1)]
+    assert all(tensor.shape == (2, 12) and not tensor.any() for tensor in gates.values())
+    assert all(torch.equal(gated[name], tensor) for name, tensor in plain.items())
+    tokens = torch.arange(8)[None] % 9
+    assert torch.equal(built[0](tokens), built[1](tokens))
+    built[1](tokens).square().sum().backward()
+    weights = [built[1].get_parameter(name) for name in gates]
+    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in weights)
+    assert "gate" not in built[0].config.model_dump()["attention"]
+
+
+def test_a_gates_gradient_is_that_of_finite_differences() -> None:
+    layer = attention(heads=2, gate=True).double()
+    x, seen = torch.randn(2, 6, 12, dtype=torch.float64), causal_mask(0, 6, None, CPU)
+    assert layer.gate is not None
+    weight = layer.gate.weight
+
+    def loss(value: torch.Tensor) -> torch.Tensor:
+        state = {"gate.weight": value}
+        y, _ = torch.func.functional_call(layer, state, (x, seen, None, None))
+        return y.square().sum()
+
+    assert torch.autograd.gradcheck(loss, (weight.detach().clone().requires_grad_(),))
+
+
+def test_gates_are_quantized_and_adapted_as_other_matrices_are() -> None:
+    fields = {"vocab_size": 9, "context": 8, "dim": 12, "layers": 2}
+    config = ModelConfig.model_validate(
+        {
+            **fields,
+            "attention": {"heads": 2, "gate": True},
+            "linears": {"blocks.*.attention.gate": "int8"},
+            "adapters": [{"kind": "lora", "targets": ["attention.gate"], "r": 2}],
+        }
+    )
+    model = Decoder(config)
+    assert type(model.blocks[1].attention.gate).__name__ == "Int8Linear"
+    assert [name for name, _ in model.named_parameters() if "gate.lora" in name]
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad)

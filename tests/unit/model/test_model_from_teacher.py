@@ -21,6 +21,8 @@ GPT2 = {
     "position": "learned",
 }
 VALUES = {**TEACHER, "attention": {"heads": 4, "kv_heads": 2, "value_residual": True}}
+GATES = {**TEACHER, "attention": {"heads": 4, "kv_heads": 2, "gate": True}}
+SKIPS = {**TEACHER, "skips": ["unet", "embedding"]}
 TOKENS = torch.randint(V, (2, T), generator=torch.Generator().manual_seed(0))
 
 
@@ -35,7 +37,7 @@ def started(student, teacher, layers="even", width="first"):
     return take_from_teacher(student, teacher, chosen, width)
 
 
-@pytest.mark.parametrize("raw", [TEACHER, GPT2, VALUES])
+@pytest.mark.parametrize("raw", [TEACHER, GPT2, VALUES, GATES, SKIPS])
 @pytest.mark.parametrize("width", ["first", "norm"])
 def test_a_student_of_the_same_shape_is_the_teacher(raw, width):
     teacher, student = decoder(raw, 1).eval(), decoder(raw, 2).eval()
@@ -56,7 +58,7 @@ def test_layers_are_spread_or_named():
             assert torch.equal(tensor, teacher.blocks[theirs].state_dict()[name])
 
 
-@pytest.mark.parametrize("raw", [TEACHER, GPT2])
+@pytest.mark.parametrize("raw", [TEACHER, GPT2, GATES])
 def test_heads_and_channels_are_those_that_structured_pruning_keeps(raw):
     teacher = decoder(raw, 1)
     attention = {**raw["attention"], "heads": 2, "head_dim": 8}
@@ -151,6 +153,7 @@ def test_what_the_teacher_lacks_stays_as_it_was():
             {},
             "heads of 6 cannot be cut out of rotary heads of 8",
         ),
+        ({"skips": "embedding"}, {}, "model.skips: ('embedding',) cannot begin"),
         ({"embedding": {"rank": 4}}, {}, "the student has adapters, a mixture, a factorised"),
     ],
 )
@@ -158,6 +161,18 @@ def test_what_cannot_begin_so(student, start, message):
     config = ModelConfig.model_validate({**TEACHER, **student}).resolved(V, T)
     faults = list(start_faults(FromTeacher(**start), config, decoder(TEACHER).config))
     assert any(message in fault for fault in faults), faults
+
+
+def test_skips_and_first_values_need_a_teacher_with_the_same():
+    for raw in (SKIPS, VALUES, GATES):
+        plain, other = decoder(TEACHER).config, decoder(raw).config
+        for student, teacher in ((plain, other), (other, plain)):
+            assert any(
+                "cannot begin with" in f for f in start_faults(FromTeacher(), student, teacher)
+            )
+    fewer = decoder(SKIPS, layers=3).config
+    faults = list(start_faults(FromTeacher(), fewer, decoder(SKIPS).config))
+    assert any("a student needs all of them in their order" in fault for fault in faults)
 
 
 def test_from_is_the_teacher():

@@ -36,6 +36,8 @@ LEFT: dict[str, dict[str, Any]] = {
     "rank": {"mlp": {"kind": "swiglu", "rank": 4}},
     "index": {"sharing": {"kind": "cycle", "times": 2, "index": True}},
     "values": {"attention": {"heads": 2, "value_residual": True}},
+    "skips": {"layers": 3, "skips": ["unet", "embedding"]},
+    "gate": {"attention": {"heads": 2, "gate": True}},
     "lora": {"adapters": [{"kind": "lora", "r": 2}]},
 }
 

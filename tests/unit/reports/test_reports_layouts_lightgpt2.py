@@ -7,6 +7,7 @@ import layout_fixture as light
 import pytest
 import report_fixture as made
 
+from flyweight import api
 from flyweight.config import load, schema
 from flyweight.config.layouts import LayoutName
 from flyweight.errors import RequestError
@@ -106,7 +107,7 @@ def test_table_3_has_every_benched_model():
     assert fast["generate_ms"].value == pytest.approx(1.5)
     low, high = fast["forward_samples_per_s"].low, fast["forward_samples_per_s"].high
     assert low < fast["forward_samples_per_s"].value < high
-    assert "batch 16" in rows["nf4, bf16, flash"]["forward_samples_per_s"].missing
+    assert rows["nf4, bf16, flash"]["forward_samples_per_s"].missing == "not measured in batch 16"
 
 
 def test_table_4_has_intervals_and_what_the_paper_prints():
@@ -297,6 +298,12 @@ def test_bounds(bound, change, holds):
     assert bound.holds(change) is holds
 
 
+def test_a_peak_of_zero_has_no_shares(monkeypatch):
+    monkeypatch.setitem(light.PEAK, "baseline", 0.0)
+    comparison = targets()["inference_memory"].judged[0]
+    assert comparison.verdict == "not measured" and "is 0" in comparison.change.missing
+
+
 # --- what is missing ---
 
 
@@ -338,6 +345,18 @@ def test_a_collapsed_model_is_valid_json_and_misses_the_target():
     assert json.loads(text) == filled.json()
 
 
+@pytest.mark.parametrize("name", ["lightgpt2", "lightgpt2-small"])
+def test_the_shipped_recipes_measure_what_the_layout_shows(name):
+    filled = content(light.of_recipe(api.load(name)))
+    processor = "the run computed on the processor, without a device"
+    for key in ("table_1", "table_2", "table_4", "figure_1", "figure_2", "figure_3"):
+        assert set(reasons(filled[key])) <= {processor}, key
+    part = filled["targets"]
+    assert isinstance(part, TargetTable)
+    assert all(target.verdict != "not measured" for target in part.targets)
+    assert "factors" in filled.json() and filled["factors"].json()["rows"]
+
+
 # --- page and recipe ---
 
 
@@ -361,6 +380,15 @@ def test_the_page_shows_the_numbers_of_the_json():
     for artifact in filled.artifacts():
         assert f'<tr id="paper0-{artifact}">' in html
     assert html.count('<span class="sub printed">paper: ') > 60
+
+
+def test_a_page_over_several_runs_has_each_layout_once():
+    html = page.render([light.lightgpt2(), made.quickstart(), light.lightgpt2(name="second")])
+    ids = re.findall(r' id="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+    assert {"paper0-targets", "paper1-table_6"} <= set(ids) and "paper2-targets" not in ids
+    assert set(re.findall(r'href="#([^"]*)"', html)) <= set(ids)
+    assert "second: LightGPT2" in html
 
 
 def test_the_files_of_a_run(tmp_path):

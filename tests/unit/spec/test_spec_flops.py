@@ -132,3 +132,19 @@ def test_costing_imports_no_torch() -> None:
 def test_open_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="vocab_size and context"):
         flops.parameters(ModelConfig(dim=24, layers=1))
+
+
+def test_scalars_and_gates_of_layers_that_read_more_by_hand() -> None:
+    plain = flops.parameters(config(attention={"heads": 4})).by_part
+    more = config(
+        attention={"heads": 4, "gate": True, "value_residual": True}, skips=["unet", "embedding"]
+    )
+    found = flops.parameters(more).by_part
+    layers, dim = more.layers, more.dim
+    assert found["attention"] - plain["attention"] == layers * 4 * dim + (layers - 1) * 2
+    assert found["residual"] == 1 + 2 * (layers - 1), "3 layers have one pair of mirrors"
+    assert layers == 3
+    length = 5
+    gates = 2 * length * layers * 4 * dim
+    forward = flops.forward_flops(config(attention={"heads": 4}), length)
+    assert flops.forward_flops(more, length) - forward == gates

@@ -25,6 +25,19 @@ SHAPES: list[dict[str, Any]] = [
     {"sharing": {"kind": "cycle", "times": 2, "index": True}, "mlp": {"kind": "relu", "rank": 5}},
     {"thinking": THINKING, "embedding": {"rank": 6}},
     {"thinking": {**THINKING, "memory": "first", "input": "embedding", "learned": True}},
+    {"layers": 4, "skips": ["unet", "embedding"]},
+    {
+        "layers": 3,
+        "skips": "embedding",
+        "norm": {"kind": "rmsnorm", "placement": "post"},
+        "linears": {"*": "int8"},
+    },
+    {"attention": {"heads": 2, "gate": True}},
+    {
+        "attention": {"heads": 2, "gate": True},
+        "norm": {"kind": "rmsnorm", "placement": "post"},
+        "linears": {"blocks.*.gate": "dense", "*": "int8"},
+    },
     {"attention": {"heads": 2, "value_residual": True}},
     {"attention": {"heads": 2, "value_residual": True}, "sharing": "cycle"},
     {
