@@ -1,5 +1,7 @@
 """Find a MODEL: an artifact folder, `RECIPE:STAGE`, a Hugging Face folder or `hf:owner/name`.
 
+`MODEL@0.5` is the model as it was at half of its training, where that kept it.
+
 For plan, bench and audit it may be a config as well, which gets random weights.
 """
 
@@ -7,21 +9,25 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
+import time
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from flyweight.checkpoints import read
 from flyweight.checkpoints.fetch import HUB, imported
 from flyweight.config import catalogue, load, schema
+from flyweight.config.snapshots import SNAPSHOT
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import is_path
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.records.run_summary import FILE, Summary
 from flyweight.reports.cards import card
 from flyweight.store import gc, locks, references
-from flyweight.store.artifact import NAMED, PARTIAL, Artifact, Damaged, Store
+from flyweight.store.artifact import NAMED, PARTIAL, Artifact, Damaged, Draft, Store
+from flyweight.store.stage import Inputs
 
 MOST_NAMES = 12
 """Models that a message lists before it refers to `flyweight ls`."""
@@ -49,6 +55,9 @@ def find(
         )
     text, path = str(reference), Path(reference)
     by_name = isinstance(reference, str) and not is_path(reference)
+    match = re.fullmatch(SNAPSHOT, text)
+    if match is not None and not text.startswith(HUB) and not _present(path):
+        return _snapshot(match[1], float(match[2]), store, where, watch)
     name, colon, stage = text.partition(":")
     if by_name and colon and _run(name, store):
         return _of_recipe(name, stage, store, where)
@@ -68,6 +77,23 @@ def find(
             f"a Hugging Face model (it has no config.json with a model_type)"
         )
     raise RequestError(f"{where}: {_unknown(text, store, also)}")
+
+
+def _snapshot(name: str, at: float, store: Store, where: str, watch: Watcher) -> Artifact:
+    """Return a model as it was on the way of its training, made now or found."""
+    from flyweight.training.snapshots import snapshot_identity, write_snapshot
+
+    trained = find(name, store, where, watch)
+    config = schema.Snapshot(stage="snapshot", input=name, at=at)
+    identity = snapshot_identity(config, trained)
+
+    def work(draft: Draft) -> dict[str, Any]:
+        began = time.monotonic()
+        facts = write_snapshot(config, Inputs(where, {"input": trained}), draft)
+        card.write(draft, facts, {"input": trained})
+        return {**facts, "took": round(time.monotonic() - began, 3), "memory_used": 0}
+
+    return store.obtain(identity, work, watch=watch)[0]
 
 
 def _unknown(text: str, store: Store, also: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from flyweight.api.tracked_results import PlainTable
 from flyweight.errors import RequestError
 
 PROJECT = "flyweight"
@@ -25,15 +26,6 @@ class TrackedRun:
     id: str
     config: Mapping[str, Any]
     tags: Sequence[str]
-
-
-@dataclass(frozen=True)
-class PlainTable:
-    """A table as text: the titles of its columns, then its rows."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 class Tracker(Protocol):

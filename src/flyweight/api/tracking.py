@@ -3,21 +3,24 @@
     runs/<name>/<tracker>-<request>.tracked    the tracker's run, and how far it was told: JSON
 
 It has no suffix of results, whose ids are kept from `gc`. A run that goes on after a kill goes on
-with the same tracker's run, and tells no step twice. A curve of a stage that was there already is
-told from its log.
+with the same tracker's run, from where it was. A curve of a stage that was there already is told
+from its log.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from flyweight.api.trackers import TRACKERS, PlainTable, TrackedRun, Tracker
+from flyweight.api.tracked_results import numbers, plain_tables
+from flyweight.api.trackers import TRACKERS, TrackedRun, Tracker
 from flyweight.config.schema import Recipe
 from flyweight.core.events import Watcher, read_events
 from flyweight.core.files import read_json, write_json
@@ -25,13 +28,13 @@ from flyweight.core.machine import libraries
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.records.run_summary import Summary
 from flyweight.reports.report import RunReport
-from flyweight.reports.tables import run as run_tables
 from flyweight.store.artifact import EVENTS, PARTIAL
 from flyweight.store.stage import Context
-from flyweight.tables.engine import Table
 
 KINDS = {"step": "train", "validation": "validation"}
 """Events that are points of a curve, and what their numbers are called after the stage."""
+SAVE_EVERY = 2.0
+"""Seconds between notes; a run that is killed tells so much again, over the same steps."""
 OWN = ("event", "at", "step")
 """Fields of an event that are no numbers of a curve."""
 
@@ -49,6 +52,7 @@ class Told:
     path: Path
     run: str
     last: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    saved: float = -math.inf
 
     @classmethod
     def of(cls, path: Path, request: str) -> Told:
@@ -71,13 +75,16 @@ class Told:
         return step > self.last.get(artifact, {}).get(kind, -1)
 
     def note(self, artifact: str, kind: str, step: int) -> None:
-        """Remember that a point was told."""
+        """Remember that a point was told, and write it down where that is some time ago."""
         self.last.setdefault(artifact, {})[kind] = step
+        if time.monotonic() - self.saved > SAVE_EVERY:
+            self.save()
 
     def save(self) -> None:
         """Write the note, once the run has a folder: a run that made nothing leaves none."""
         if self.path.parent.is_dir():
             write_json(self.path, {"run": self.run, "last": self.last})
+            self.saved = time.monotonic()
 
 
 @dataclass
@@ -109,10 +116,9 @@ class Tracking:
             self._point(kind, fields)
 
     def results(self, summary: Summary) -> None:
-        """Tell the comparison's tables, and every number in them."""
+        """Tell the report's tables, and every number in them."""
         report = RunReport((summary,))
-        shown = [plain_table(title, table) for title, table in _tables(report)]
-        figures = numbers(report)
+        shown, figures = plain_tables(report), numbers(report)
         for name in self.told:
             self._tell(name, lambda tracker: tracker.results(shown, figures))
 
@@ -131,8 +137,6 @@ class Tracking:
             self._tell(name, lambda tracker: tracker.log(stage, KINDS[kind], values, step))
             if name in self.trackers:
                 told.note(artifact, kind, step)
-        if kind == "validation":
-            self._note()
 
     def _from_log(self, folder: str) -> None:
         """Tell what a stage's log has and trackers were not told yet."""
@@ -202,45 +206,6 @@ def tags(recipe: Recipe) -> list[str]:
     """Return the recipe's name, the kinds of its stages, its seed and flyweight's version."""
     kinds = dict.fromkeys(stage.stage for stage in recipe.stages.values())
     return [recipe.name, *kinds, f"seed {recipe.seed}", f"flyweight {libraries()['flyweight']}"]
-
-
-def _tables(report: RunReport) -> Iterator[tuple[str, Table[Any]]]:
-    """Yield the titles and tables of a report: one for each text, then those of tasks."""
-    several = len(report.groups) > 1
-    for group in report.groups:
-        name = group.text.name if group.text and several else ""
-        yield f"comparison {name}".strip(), run_tables.table(group)
-    yield from report.task_tables
-
-
-def plain_table(title: str, table: Table[Any]) -> PlainTable:
-    """Return a table as text."""
-    rows = []
-    for row in table.rows:
-        cells = [column.cell(row.of) for column in table.columns]
-        rows.append([row.label, *("" if cell is None else cell.text for cell in cells)])
-    return PlainTable(title, [table.head, *(column.title for column in table.columns)], rows)
-
-
-def numbers(report: RunReport) -> dict[str, float]:
-    """Return every number of a report's tables as `<model>/<column>`.
-
-    Where there is an interval, its ends are `<model>/<column>_low` and `_high`. Of the second table
-    on, the title comes first.
-    """
-    found = dict[str, float]()
-    for place, (title, table) in enumerate(_tables(report)):
-        before = "" if place == 0 else f"{title}/"
-        for row in table.rows:
-            for column in table.columns:
-                cell = column.cell(row.of)
-                if cell is None or cell.metric is None:
-                    continue
-                name, metric = f"{before}{row.key}/{column.key}", cell.metric
-                found[name] = metric.value
-                if metric.low < metric.high:
-                    found |= {f"{name}_low": metric.low, f"{name}_high": metric.high}
-    return found
 
 
 def _stdout_kept() -> redirect_stdout[TextIO]:

@@ -215,7 +215,7 @@ BadRows = Annotated[
     int | None, typer.Option(min=0, help="Rows of a task that may be left out as faulty [0].")
 ]
 ModelName = Annotated[
-    str, typer.Argument(metavar="MODEL", help="An artifact folder or RECIPE:STAGE.")
+    str, typer.Argument(metavar="MODEL", help="An artifact folder or RECIPE:STAGE[@0.5].")
 ]
 AnyModel = Annotated[
     str,

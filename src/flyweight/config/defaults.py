@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from flyweight.config import catalogue, schema
 from flyweight.config.baselines import kind_of_model
-from flyweight.config.expansions import with_controls, with_grids, with_sources
+from flyweight.config.expansions import with_controls, with_grids, with_snapshots, with_sources
 from flyweight.config.explain import Fault, faults
 from flyweight.config.recipe_rules import LIMITS
 from flyweight.config.schema import ARCHITECTURES, Architecture, Strict, stage_class
@@ -52,7 +52,7 @@ def with_defaults(raw: Mapping[str, object]) -> dict[str, object]:
     recipe = laid_out(raw)
     if not isinstance(recipe.get("stages"), dict):
         return recipe
-    recipe = with_sources(with_grids(with_controls(recipe)))
+    recipe = with_sources(with_grids(with_controls(with_snapshots(recipe))))
     stages = recipe["stages"]
     return {**recipe, "stages": {name: _with_fields(stage) for name, stage in stages.items()}}
 

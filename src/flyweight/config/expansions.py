@@ -4,6 +4,7 @@ sources: {gpt2: "hf:openai-community/gpt2"}
 student: {stage: distill, ..., controls: [same_tokens, same_compute, shuffled]}
 student: {stage: distill, ..., told: {k: 64, rest: bucket, store: fp16}}
 student: {stage: distill, ..., across: tokenizers}, which has a record in any case
+student: {stage: distill, teacher: [base, base@0.5], ...}, which has a stage snapshot
 speed:   {stage: bench, input: [student, int8], precision: [fp32, bf16]}
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 from flyweight.config.messages import nearest, shown
 from flyweight.config.recipe_rules import LIMITS
 from flyweight.config.schema import Data, Train, stage_class
+from flyweight.config.snapshots import SNAPSHOT
 from flyweight.errors import RequestError
 
 CONTROLS = {
@@ -89,7 +91,7 @@ def _controls(name: str, stage: dict[str, Any], words: Any) -> dict[str, dict[st
     where = f"stages.{name}.controls"
     if isinstance(words, str) or not isinstance(words, list | tuple):
         raise RequestError(f"{where}: name them in a list, such as [{', '.join(CONTROLS)}]")
-    found = dict[str, dict[str, Any]]()
+    found, left_out = dict[str, dict[str, Any]](), {*LIMITS, "snapshots"}
     for word in words:
         if not isinstance(word, str) or word not in CONTROLS:
             raise RequestError(
@@ -102,7 +104,9 @@ def _controls(name: str, stage: dict[str, Any], words: Any) -> dict[str, dict[st
             found[control] = {**stage, "objective": objective}
             continue
         quantity = "tokens" if word == "same_tokens" else "total_flops"
-        train = {key: value for key, value in _fields(stage, "train").items() if key not in LIMITS}
+        train = {
+            key: value for key, value in _fields(stage, "train").items() if key not in left_out
+        }
         tied = {**train, "same_as": {"stage": name, "of": quantity}}
         kept = {key: stage[key] for key in ("data", "model", "input", "round") if key in stage}
         found[control] = {"stage": "pretrain", **kept, "train": tied}
@@ -201,6 +205,52 @@ def _named(stage: Any, sources: Mapping[str, str]) -> object:
                 sources.get(each, each) if isinstance(each, str) else each for each in value
             ]
     return named
+
+
+# --- models as they were on the way of their training ---
+
+
+def with_snapshots(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a raw recipe with a stage `snapshot` for each `NAME@0.5` that its stages refer to.
+
+    Raises RequestError for names that other stages have.
+    """
+    stages = raw.get("stages")
+    if not isinstance(stages, dict):
+        return dict(raw)
+    report = raw.get("report")
+    compared = report.get("compare") if isinstance(report, dict) else None
+    asked = [*_references(stages), *(compared if isinstance(compared, list) else ())]
+    names, made = dict[str, str](), dict[str, Any]()
+    for reference in asked:
+        match = re.fullmatch(SNAPSHOT, reference) if isinstance(reference, str) else None
+        if match is None or match[1] not in stages:
+            continue
+        percent = f"{100 * float(match[2]):g}".replace(".", "-")
+        name = f"{match[1]}-at-{percent}"
+        if name in stages:
+            raise RequestError(
+                f"stages: a stage {name} is there already, which {reference} would make; rename it"
+            )
+        names[reference] = name
+        made[name] = {"stage": "snapshot", "input": match[1], "at": float(match[2])}
+    if not names:
+        return dict(raw)
+    recipe = {**raw, "stages": {name: _named(stage, names) for name, stage in stages.items()}}
+    recipe["stages"] |= made
+    if isinstance(report, dict) and isinstance(compared, list):
+        named = [names.get(name, name) if isinstance(name, str) else name for name in compared]
+        recipe["report"] = {**report, "compare": named}
+    return recipe
+
+
+def _references(stages: Mapping[str, Any]) -> Iterator[object]:
+    """Yield what raw stages refer to."""
+    for stage in stages.values():
+        config = stage_class(stage.get("stage")) if isinstance(stage, dict) else None
+        for field in config.references if config else ():
+            value = stage.get(field)
+            yield from value if isinstance(value, list) else (value,)
 
 
 # --- a measurement of several models, or in several ways ---

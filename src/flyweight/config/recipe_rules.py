@@ -25,6 +25,7 @@ from flyweight.config.schema import (
     Quantize,
     Recipe,
     Select,
+    Snapshot,
     StageConfig,
     TaskData,
     Teach,
@@ -99,6 +100,8 @@ def _contradictions(name: str, stage: StageConfig, recipe: Recipe) -> list[str]:
         faults += _mixed_documents(where, stage, recipe)
     if isinstance(stage, Quantize | Prune | Pack | Merge):
         faults += _from_packed(where, stage, recipe)
+    if isinstance(stage, Snapshot):
+        faults += _kept(where, stage, recipe)
     if isinstance(stage, Select):
         faults += _choice(where, stage, recipe)
     return faults
@@ -119,6 +122,21 @@ def _of_the_record(where: str, stage: Distill, recipe: Recipe) -> Iterator[str]:
         yield (
             f"{where}.across: {stage.told}, its record, has {record.across}, and this stage "
             f"{stage.across}; give both the same"
+        )
+
+
+def _kept(where: str, stage: Snapshot, recipe: Recipe) -> Iterator[str]:
+    """Find a snapshot that its training does not keep."""
+    source = recipe.stages.get(stage.input)
+    if source is None:
+        return
+    if not isinstance(source, TrainingStage):
+        yield f"{where}.input: {stage.input} is a stage {source.stage}, which does not train"
+    elif stage.at not in source.train.snapshots:
+        points = ", ".join(f"{at:g}" for at in sorted({*source.train.snapshots, stage.at}))
+        yield (
+            f"{where}.at: {stage.input} keeps no snapshot at {stage.at:g}; ask for it: "
+            f"stages.{stage.input}.train.snapshots=[{points}]"
         )
 
 

@@ -140,6 +140,7 @@ from flyweight.config.sharing import (
     Span as Span,
     Thinking as Thinking,
 )
+from flyweight.config.snapshots import Snapshot as Snapshot
 from flyweight.config.sparse_kinds import Masked as Masked, Sparse as Sparse, TwoFour as TwoFour
 from flyweight.config.speed import (
     AttentionName as AttentionName,
@@ -825,6 +826,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "distill": Distill,
     "teach": Teach,
     "select": Select,
+    "snapshot": Snapshot,
     "init": Initialise,
     "quantize": Quantize,
     "prune": Prune,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, model_validator
+from pydantic import Discriminator, Field, field_validator, model_validator
 
 from flyweight.config.base import (
+    Between,
     Depth,
     Fraction,
     LearningRate,
@@ -145,6 +146,10 @@ def _halves(value: object) -> bool:
     return value == "halve"
 
 
+def _without(value: object) -> bool:
+    return value == ()
+
+
 def _saves_nothing(value: object) -> bool:
     return value == MemorySaving()
 
@@ -159,6 +164,9 @@ class Train(Strict):
     a running average of the weights. `input_noise` is the share of input tokens that are exchanged
     for tokens drawn from the text, as often as they stand there, while targets stay (Xie et al.
     2017). Teachers read the text itself.
+
+    `snapshots` are fractions of the training, such as [0.5, 0.75], at which the weights are kept in
+    the artifact as well: the average, where there is one. `NAME@0.5` names such a model.
     """
 
     steps: Steps | None = None
@@ -179,6 +187,7 @@ class Train(Strict):
     keep: Literal["best", "last"] = "best"
     checkpoint: Annotated[Seconds, Field(gt=0)] = 15.0
     average: Average | None = Field(default=None, exclude_if=_none)
+    snapshots: tuple[Between, ...] = Field(default=(), exclude_if=_without)
     input_noise: Probability = Field(default=0.0, exclude_if=_zero)
     memory: MemorySaving = Field(default=MemorySaving(), exclude_if=_saves_nothing)
     on_oom: Literal["halve", "stop"] = Field(default="halve", exclude_if=_halves)
@@ -201,6 +210,14 @@ class Train(Strict):
                 f"would be left out"
             )
         return self
+
+    @field_validator("snapshots", mode="after")
+    @classmethod
+    def _in_order(cls, points: tuple[float, ...]) -> tuple[float, ...]:
+        """Sort the points of snapshots; refuse one that is named twice."""
+        if len(set(points)) < len(points):
+            raise ValueError(f"{', '.join(f'{at:g}' for at in points)} names a point twice")
+        return tuple(sorted(points))
 
     @model_validator(mode="after")
     def _bfloat16_products(self) -> Train:

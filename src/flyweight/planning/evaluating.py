@@ -6,10 +6,12 @@ weights, the numbers of the largest layer, and the logits of some tokens with th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flyweight.config import schema
 from flyweight.planning.memory import LOGITS_AT_ONCE, mask_bytes, read_only_bytes
 from flyweight.spec import flops, flops_baselines
-from flyweight.spec.chunks import WINDOW
+from flyweight.spec.chunks import TOKENS_AT_ONCE, WINDOW
 from flyweight.spec.visits import visits
 from flyweight.store.budget import LIBRARIES
 
@@ -44,6 +46,18 @@ def evaluation_bytes(
     masks = mask_bytes(model, batch, window, FLOAT)
     libraries = LIBRARIES if device == "cpu" else 0
     return flops.weight_bytes(model) + max(read, logits) + masks + libraries
+
+
+def teaching_bytes(teachers: Sequence[schema.Architecture], context: int) -> int:
+    """Return the bytes of teachers that tell of windows of `context` tokens, one after another."""
+    weights = [flops.weight_bytes(teacher) for teacher in teachers]
+    batch = max(1, TOKENS_AT_ONCE // context)
+    known = [teacher for teacher in teachers if teacher.vocab_size]
+    read = [
+        evaluation_bytes(teacher, batch, context, "") - flops.weight_bytes(teacher)
+        for teacher in known
+    ]
+    return sum(weights) + max(read, default=0)
 
 
 def windows_at_once(model: schema.Architecture, limit: float | None, device: str = "cpu") -> int:

@@ -159,6 +159,10 @@ class _Planner:
         outline = rows.outline(self.recipe, name, self.models, self.trained, self.sizes)
         self.outlines[name] = outline
         self.assumed += [f"{name}: {note}" for note in outline.notes]
+        if isinstance(stage, schema.Teach) and outline.work:
+            teachers = [work.model for work in outline.work]
+            size = format_size(evaluating.teaching_bytes(teachers, stage.data.context))
+            self.assumed.append(f"{name}: its pass over the text holds about {size}")
         if stage.makes_model and outline.model is not None:
             self.models[name] = outline.model
 
@@ -198,6 +202,12 @@ class _Planner:
             faults = part_faults(stage, model, teacher)
             self.wrong += [f"stages.{name}.{fault}" for fault in faults]
         self.trained[name] = rows.TrainedStage(model, data)
+        if count := len(stage.train.snapshots):
+            each = evaluating.FLOAT * cost.trained_parameters(model, stage.tuning().trains)
+            self.assumed.append(
+                f"{name}: {count} snapshot{'s' * (count > 1)} take {format_size(count * each)} of "
+                f"disk"
+            )
         self.asked[name] = _AskedTraining(stage, data, fresh)
         if known is None and (note := _assumption(data, model)):
             self.assumed.append(f"{name}: {note}")

@@ -10,7 +10,7 @@ from typing import Literal
 from flyweight.config import schema
 from flyweight.planning import time
 from flyweight.planning.stages import stage_of
-from flyweight.planning.text_size import TextSize
+from flyweight.planning.text_size import TextSize, bytes_per_token
 from flyweight.planning.time import MachineSpeed
 from flyweight.store.stage import Outline, PlannedInputs
 
@@ -181,6 +181,20 @@ def _tokens_by_split(data: schema.Data, sizes: Mapping[str, TextSize]) -> dict[s
     return {split: round(size.tokens(split, data.tokenizer)) for split in ("train", "validation")}
 
 
+def _own_tokens(
+    recipe: schema.Recipe, stage: schema.StageConfig, trained: Mapping[str, TrainedStage]
+) -> dict[str, float]:
+    """Return how many tokens inputs with their own tokenizers read for one of the stage's text."""
+    data, found = getattr(stage, "data", None), dict[str, float]()
+    if not isinstance(data, schema.Data) or data.tokenizer is None:
+        return found
+    for field in stage.own_texts():
+        source = _root(recipe, stage.dependencies()[field], trained)
+        if source is not None and source.data.tokenizer is not None:
+            found[field] = bytes_per_token(data.tokenizer) / bytes_per_token(source.data.tokenizer)
+    return found
+
+
 def _floors(
     recipe: schema.Recipe,
     trained: Mapping[str, TrainedStage],
@@ -237,6 +251,7 @@ def outline(
     references = stage.dependencies()
     inputs = PlannedInputs(
         models={field: models[ref] for field, ref in references.items() if ref in models},
+        own_tokens=_own_tokens(recipe, stage, trained),
         train_tokens=tokens.get("train"),
         validation_tokens=tokens.get("validation"),
     )

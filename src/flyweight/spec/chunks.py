@@ -1,5 +1,8 @@
 """How many tokens are taken at once: by the head and the loss, and by an evaluation."""
 
+TOKENS_AT_ONCE = 2048
+"""Tokens that a teacher's body reads at once where it tells beforehand."""
+
 WINDOW = 1024
 """Tokens that are read at once unless the user says otherwise.
 

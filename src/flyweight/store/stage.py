@@ -114,10 +114,12 @@ class PlannedInputs:
     """What a plan knows before a stage runs: its inputs' models, and the size of their text.
 
     `models` leaves out what is outside the recipe. `train_tokens` and `validation_tokens` are
-    those of the text that the input was trained on; None where nobody has read it.
+    those of the text that the input was trained on; None where nobody has read it. `own_tokens` are
+    how many tokens inputs with tokenizers of their own read for one of the stage's text.
     """
 
     models: Mapping[str, Architecture] = field(default_factory=dict)
+    own_tokens: Mapping[str, float] = field(default_factory=dict)
     train_tokens: int | None = None
     validation_tokens: int | None = None
 

@@ -42,6 +42,16 @@ from flyweight.errors import FlyweightError
 
 
 @dataclass
+class Snapshot:
+    """Weights that are kept at a fraction of a training: the step, and the validation there."""
+
+    at: float
+    step: NonNegativeInt
+    nll: float | None
+    sha256: str
+
+
+@dataclass
 class Progress:
     """The counters of a training run: everything that is not a tensor.
 
@@ -66,6 +76,7 @@ class Progress:
     scaler: dict[str, int | float] = field(default_factory=dict)
     accumulate: NonNegativeInt = 1
     memory_used: NonNegativeInt = 0
+    snapshots: list[Snapshot] = field(default_factory=list[Snapshot])
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
@@ -83,6 +94,7 @@ class _Current(BaseModel):
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 AGAIN = "-again"
+SNAPSHOTS = "snapshots"
 
 
 def _new_folder(state: Path, step: int, current_files: Mapping[str, str]) -> Path:
@@ -204,7 +216,10 @@ def load(
         raise FlyweightError(
             f"{pointer} is the checkpoint of another artifact, {current.artifact}; {advice}"
         )
-    for name, expected in current.files.items():
+    files = dict(current.files)
+    for taken in current.progress.snapshots:
+        files[str(snapshot_file(state, taken.at).relative_to(state))] = taken.sha256
+    for name, expected in files.items():
         file = state / name
         if not file.is_file() or sha256(file) != expected:
             raise FlyweightError(f"{file} is damaged or missing: {advice}")
@@ -236,6 +251,35 @@ def restore(model: nn.Module, file: Path) -> None:
     with torch.no_grad():
         for name, parameter in ours.items():
             parameter.copy_(tensors[name])
+
+
+def snapshot_file(root: Path, at: float) -> Path:
+    """Return where a snapshot is, in a training's resume point or in its artifact."""
+    return root / SNAPSHOTS / f"{at:g}.safetensors"
+
+
+def save_weights(file: Path, model: nn.Module) -> str:
+    """Write the tensors that training changes to a file, which is on disk then; return its sum."""
+    own_folder(file.parent)
+    with disk_errors(file):
+        with new_file(file):
+            save_file({name: part.contiguous() for name, part in _trained(model).items()}, file)
+        sync_file(file)
+        sync_folder(file.parent)
+        return sha256(file)
+
+
+def copy_weights(file: Path, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Copy the tensors of a file into parameters of the same names.
+
+    Raises FlyweightError for a file of another model.
+    """
+    tensors = _read(file)
+    if strange := sorted(tensors.keys() - parameters.keys()):
+        raise FlyweightError(f"{file} belongs to another model: {strange[:4]} do not match")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
 
 
 def best_file(state: Path, progress: Progress) -> Path | None:

@@ -14,6 +14,7 @@ from flyweight.model.rounding import check_rounding, round_in_training
 from flyweight.model.sparsity import sparsity_facts
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs
+from flyweight.training import snapshots
 from flyweight.training.limits import Limits
 from flyweight.training.memory_saving import check_saving
 from flyweight.training.objectives import Objective
@@ -83,6 +84,7 @@ def train_model(
     if config.round is not None:
         round_in_training(model, model.config, config.round, config.round_layers)
     facts = trainer.train()
+    kept = snapshots.publish(draft, facts.pop("snapshots"))
     with disk_errors(draft.path):
         folder.save(model, draft.new_folder("model"))
         for file in inputs.tokenizer_files():
@@ -91,6 +93,7 @@ def train_model(
         **facts,
         **data.facts(facts["steps"] * train.batch),
         **sparsity_facts(model),
+        **kept,
         "total_flops": facts["flops"] + inputs.spent("total_flops"),
         "total_seconds": facts["seconds"] + inputs.spent("total_seconds"),
     }

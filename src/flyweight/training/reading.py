@@ -30,11 +30,9 @@ from flyweight.data.token_bytes import token_bytes
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.data.windows import Windows
 from flyweight.errors import RequestError
+from flyweight.spec.chunks import TOKENS_AT_ONCE
 from flyweight.store.stage import Context, Inputs
 from flyweight.training.teaching import grouped, hidden_states
-
-TOKENS_AT_ONCE = 2048
-"""Tokens that a teacher's body reads at once."""
 
 LOOKED_AT = 64
 """Windows in which there has to be a common boundary."""
@@ -49,7 +47,7 @@ class Heard:
     """
 
     hidden: list[Tensor]
-    flops: float
+    flops: int
     positions: Tensor | None = None
 
 
@@ -100,7 +98,7 @@ class OtherTokens:
         self.teachers, self.student, self.windows = teachers, student, windows
         self.entries = groups.count
         self.groups: np.ndarray | None = groups.of[0]
-        self._flops = dict[tuple[int, int], float]()
+        self._flops = dict[tuple[int, int], int]()
 
     def aligned(self, place: int, first: int, count: int) -> list[AlignedWindow]:
         """Return what a teacher reads beside `count` rows from `first` on."""
@@ -113,7 +111,7 @@ class OtherTokens:
         windows = [self.aligned(place, first, count) for place in range(len(self.teachers))]
         positions = [np.stack([window.positions for window in each]) for each in windows]
         common = np.logical_and.reduce([each >= 0 for each in positions])  # (rows, T)
-        hidden, flops = list[Tensor](), 0.0
+        hidden, flops = list[Tensor](), 0
         for place, each in enumerate(windows):
             rows, _ = np.nonzero(common)
             states, cost = self._hidden(place, each, rows, positions[place][common])
@@ -137,10 +135,10 @@ class OtherTokens:
     @torch.no_grad()
     def _hidden(
         self, place: int, windows: Sequence[AlignedWindow], rows: np.ndarray, at: np.ndarray
-    ) -> tuple[Tensor, float]:
+    ) -> tuple[Tensor, int]:
         """Return the states (P, D) behind the tokens `at` (P,) of `rows` (P,), and the FLOPs."""
         teacher = self.teachers[place]
-        device, flops = device_of(teacher.model), 0.0
+        device, flops = device_of(teacher.model), 0
         found: Tensor | None = None
         for pieces in _batches(windows, teacher.model.config.context):
             read = self._batch(teacher, windows, pieces).to(device)
@@ -183,7 +181,7 @@ class OtherTokens:
             documents.append(ids + number * len(teacher.places.tokens))
         return np.concatenate(tokens), np.concatenate(documents)
 
-    def _forward_flops(self, place: int, length: int) -> float:
+    def _forward_flops(self, place: int, length: int) -> int:
         key = place, length
         if key not in self._flops:
             self._flops[key] = load_any.forward_flops(self.teachers[place].model, length)

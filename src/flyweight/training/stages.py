@@ -29,6 +29,7 @@ from flyweight.training.finetune import FinetuneStage
 from flyweight.training.mix import MixStage
 from flyweight.training.model_training import train_model as train_model, vocabulary
 from flyweight.training.objectives import DistillationObjective, NextTokenObjective
+from flyweight.training.snapshots import SnapshotStage
 from flyweight.training.teach import TeachStage
 
 
@@ -285,6 +286,7 @@ STAGES: dict[str, Stage[Any]] = {
     "distill": DistillStage(),
     "teach": TeachStage(),
     "select": SelectStage(),
+    "snapshot": SnapshotStage(),
     "init": InitialiseStage(),
     "mix": MixStage(),
     "memory": TrainingMemoryStage(),

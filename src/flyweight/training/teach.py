@@ -21,15 +21,12 @@ from flyweight.data.batch import Batch
 from flyweight.data.corpus import Corpus
 from flyweight.data.told import ToldMeta, ToldWriter
 from flyweight.data.windows import Windows
-from flyweight.spec.chunks import chunk_rows
+from flyweight.spec.chunks import TOKENS_AT_ONCE, chunk_rows
 from flyweight.store.artifact import Draft
 from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage, Work
 from flyweight.training.model_training import check_data
 from flyweight.training.reading import Heard, Reading, device_of, other_tokens, predictions
 from flyweight.training.teaching import hidden_states
-
-TOKENS_AT_ONCE = 2048
-"""Tokens that the teacher's body reads at once."""
 
 SAVED_EVERY = 15.0
 """Seconds between two marks from which an interrupted stage goes on."""
@@ -49,7 +46,7 @@ class Progress:
     seconds: float = 0.0
     mass: float = 0.0
     positions: int = 0
-    flops: float = 0.0
+    flops: int = 0
 
 
 class TeachStage(Stage[schema.Teach]):
@@ -110,7 +107,13 @@ class TeachStage(Stage[schema.Teach]):
         if len(teachers) < len(config.dependencies()):
             return Outline(notes=("its teacher is not known yet, nor how long it takes",))
         tokens = config.rows * config.data.context
-        return Outline(work=tuple(Work(teacher, tokens) for teacher in teachers))
+        unknown = [role for role in config.own_texts() if role not in inputs.own_tokens]
+        notes = [f"{role} is taken to read as many tokens as its student" for role in unknown]
+        work = [
+            Work(teacher, tokens * inputs.own_tokens.get(role, 1.0))
+            for role, teacher in inputs.models.items()
+        ]
+        return Outline(work=tuple(work), notes=tuple(notes))
 
     def _tell(
         self,

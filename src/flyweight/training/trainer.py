@@ -186,6 +186,11 @@ class Trainer:
         if backward and self.precision == "fp16":
             raise RequestError(f"stages.{self.name}.train.memory.step: backward: {FP16_SCALER}")
         self._check_pieces(self.config.accumulate)
+        if unlike := [at for at in self.config.snapshots if not self.cost.is_looped(at)]:
+            raise RequestError(
+                f"stages.{self.name}.train.snapshots: at {unlike[0]:g} the layers are not looped "
+                f"yet, so it would be another model; choose {self.cost.switch_at:g} or later"
+            )
 
     def _check_pieces(self, accumulate: int) -> None:
         batch, processes = self.config.batch, self.world.size
@@ -355,8 +360,29 @@ class Trainer:
         validation_due = bool(state.validations) and planned > state.progress.validations
         if validation_due:
             self._validate(state)
-        if validation_due or now - state.clock.saved > self.config.checkpoint:
+        taken = self._take_snapshots(state, fraction)
+        if validation_due or taken or now - state.clock.saved > self.config.checkpoint:
             self._save(state)
+
+    def _take_snapshots(self, state: TrainerState, fraction: float) -> bool:
+        """Keep the weights at every point that is reached now; return whether there was one.
+
+        They are those that would be kept if the training ended here: the average where there is
+        one.
+        """
+        progress = state.progress
+        taken = {snapshot.at for snapshot in progress.snapshots}
+        due = [at for at in self.config.snapshots if at <= fraction + 1e-9 and at not in taken]
+        for at in due:
+            self._set_layer_loop(True)
+            nll = self._validated(state, state.validation_tokens) if state.validations else None
+            with state.averaged():
+                file = checkpoint.snapshot_file(self.draft.state, at)
+                sha256 = checkpoint.save_weights(file, self.model)
+            known = nll if nll is not None and math.isfinite(nll) else None
+            progress.snapshots.append(checkpoint.Snapshot(at, progress.step, known, sha256))
+            self.draft.events.emit("snapshot", at=at, step=progress.step, nll=known)
+        return bool(due)
 
     def _log(self, state: TrainerState, nll: float, norm: float) -> None:
         self.draft.events.emit(
@@ -472,4 +498,5 @@ class Trainer:
             "precision": self.precision,
             "accumulate_used": progress.accumulate,
             "memory_used": self._memory_used(state),
+            "snapshots": progress.snapshots,
         }

@@ -7,12 +7,11 @@ import pytest
 from toy_recipe import toy
 
 import flyweight as fw
-from flyweight.api import Session, load, tracking
+from flyweight.api import Session, load
 from flyweight.api.runs import request_of
 from flyweight.api.trackers import TRACKERS
 from flyweight.errors import RequestError
 from flyweight.pipeline.recipe import Runner
-from flyweight.reports.report import RunReport
 from flyweight.store import references
 
 
@@ -175,6 +174,19 @@ def test_a_killed_run_goes_on_where_it_was(wandb, session, text_file, monkeypatc
     assert after.points("teacher", "train") == []
 
 
+def test_the_trackers_run_is_noted_with_its_first_point(wandb, session, text_file):
+    session, _ = session
+    noted = []
+
+    def watch(kind, fields):
+        files = list((session.store.root / "toy").glob("wandb-*.tracked"))
+        if kind == "step" and files and not noted:
+            noted.append((fields["step"], json.loads(files[0].read_text())["run"]))
+
+    fw.run(small(text_file), session=dataclasses.replace(session, watch=watch))
+    assert noted == [(2, wandb.runs[0].id)]  # a kill at the second step would go on with it
+
+
 def test_a_tracker_that_fails_does_not_end_the_run(monkeypatch, session, text_file):
     library = FakeWandb(fails_at=5)
     monkeypatch.setitem(sys.modules, "wandb", library)
@@ -251,12 +263,6 @@ def test_a_damaged_note_is_named(wandb, session, text_file):
     note.write_text("[]")
     with pytest.raises(RequestError, match="does not say how far a tracker was told; delete it"):
         fw.run(recipe, session=session[0])
-
-
-def test_numbers_are_named_by_model_and_column(wandb, session, text_file):
-    run = fw.run(small(text_file, trackers=[]), session=session[0])
-    figures = tracking.numbers(RunReport((run.summary,)))
-    assert {name.split("/")[0] for name in figures} >= {"student", "int8", "floor:unigram"}
 
 
 def test_tensorboard_has_curves_text_and_numbers(session, text_file, tmp_path, monkeypatch):
