@@ -106,10 +106,10 @@ def pruning(lab: Lab, table: Table) -> None:
         if step:
             padded.train(early, rows, padded.masked, 1, lr=1e-3)
             _train_masked(late, rows, masks, 1)
-        table.add(f"zeros after {step} steps", "%", _zeros(early), _zeros(late))
+        table.add(f"zeros at step {step}", "%", _zeros(early), _zeros(late))
     padded.train(early, rows, padded.masked, steps, lr=1e-3)
     _train_masked(late, rows, masks, steps)
-    table.add(f"zeros after {steps + 2} steps", "%", _zeros(early), _zeros(late))
+    table.add(f"zeros at step {steps + 2}", "%", _zeros(early), _zeros(late))
     sweeps = [_sweep(lab, trained) for trained in (0, steps)]
     table.add("range of perplexity over a sweep of 10 to 90 % zeros", "", *sweeps)
 

@@ -153,7 +153,7 @@ def _structured(rows: Rows) -> str:
 def _mistakes(rows: Rows) -> str:
     """Return what padding does to a perplexity, and pruning before training to zeros."""
     batch = "perplexity of one model, scored 16 at once"
-    steps = "zeros after 2 steps"
+    steps = "zeros at step 2"
     padded, score = (_one(rows, who, batch) for who in ("as published", "as it should be"))
     void, kept = (_one(rows, who, steps) for who in ("as published", "as it should be"))
     return (

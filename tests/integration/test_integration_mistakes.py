@@ -58,8 +58,8 @@ def test_distillation_by_the_published_loss_is_worse(quality):
 
 
 def test_zeros_without_a_mask_grow_back_in_two_steps(quality):
-    assert one(quality, "zeros after 0 steps") == pytest.approx((80, 80), abs=0.1)
-    assert one(quality, "zeros after 2 steps") == pytest.approx((0, 80), abs=0.1)
+    assert one(quality, "zeros at step 0") == pytest.approx((80, 80), abs=0.1)
+    assert one(quality, "zeros at step 2") == pytest.approx((0, 80), abs=0.1)
     flat, real = one(quality, "range of perplexity over a sweep of 10 to 90 % zeros")
     assert flat == 0 < real
 

@@ -3,14 +3,16 @@
     runs/<name>/<tracker>-<request>.tracked    the tracker's run, and how far it was told: JSON
 
 It has no suffix of results, whose ids are kept from `gc`. A run that goes on after a kill goes on
-with the same tracker's run, and tells no step twice. A curve of a stage that was there already is
-told from its log.
+with the same tracker's run, from where it was. A curve of a stage that was there already is told
+from its log.
 """
 
 from __future__ import annotations
 
+import math
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
@@ -31,6 +33,8 @@ from flyweight.store.stage import Context
 
 KINDS = {"step": "train", "validation": "validation"}
 """Events that are points of a curve, and what their numbers are called after the stage."""
+SAVE_EVERY = 2.0
+"""Seconds between notes; a run that is killed tells so much again, over the same steps."""
 OWN = ("event", "at", "step")
 """Fields of an event that are no numbers of a curve."""
 
@@ -48,6 +52,7 @@ class Told:
     path: Path
     run: str
     last: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    saved: float = -math.inf
 
     @classmethod
     def of(cls, path: Path, request: str) -> Told:
@@ -70,13 +75,16 @@ class Told:
         return step > self.last.get(artifact, {}).get(kind, -1)
 
     def note(self, artifact: str, kind: str, step: int) -> None:
-        """Remember that a point was told."""
+        """Remember that a point was told, and write it down where that is some time ago."""
         self.last.setdefault(artifact, {})[kind] = step
+        if time.monotonic() - self.saved > SAVE_EVERY:
+            self.save()
 
     def save(self) -> None:
         """Write the note, once the run has a folder: a run that made nothing leaves none."""
         if self.path.parent.is_dir():
             write_json(self.path, {"run": self.run, "last": self.last})
+            self.saved = time.monotonic()
 
 
 @dataclass
@@ -129,8 +137,6 @@ class Tracking:
             self._tell(name, lambda tracker: tracker.log(stage, KINDS[kind], values, step))
             if name in self.trackers:
                 told.note(artifact, kind, step)
-        if kind == "validation":
-            self._note()
 
     def _from_log(self, folder: str) -> None:
         """Tell what a stage's log has and trackers were not told yet."""

@@ -191,11 +191,11 @@ class Decoder(nn.Module):
             return None
         if self.training or self.through is not None or self.index is not None:
             return None
-        if self.skips is not None:
+        if self.skips is not None and self.visits is not self._looped:
             return None
         if asked_kernel() != "auto" or not fits(x, cache):
             return None
-        step = step_of(engine, self, self._visited)
+        step = step_of(engine, self, self._visited, self.skips)
         return None if step is None else step(x, cache, rotation, span.row_starts)
 
     def _visited(self) -> list[Block]:

@@ -16,21 +16,27 @@ typedef struct {
 
 /* `keys` and `values` are the layer's part of the cache, (n, kv_heads, room, head_dim). `cos` and `sin`
    turn the first `channels` of a head, the sine of the first half with its sign turned; a text's are
-   `stride` numbers after those of the text before. `gate` may be missing, and so may `gain`, (heads,). */
+   `stride` numbers after those of the text before. `gate` may be missing, and so may `gain`, (heads,),
+   and `head_gate`, whose rows are the heads. Values are mixed with those of the first layer, which are
+   `first` in the cache, by two factors, if there is a `mix`. Before a layer with a scalar `unet`, the
+   stream in `source` is added; one with `stream` mixes the embedding in. Behind a layer its stream is
+   `kept`, unless that is 0: the embedding is there. */
 typedef struct {
     norm attention_norm, mlp_norm, q_norm, k_norm;
-    const matrix *q, *k, *v, *out, *gate, *up, *down;
+    const matrix *q, *k, *v, *out, *gate, *up, *down, *head_gate;
     int64_t heads, kv_heads, head_dim, of_gate, of_up;
     const float *gain, *cos, *sin;
     int64_t channels, stride, room;
     float *keys, *values;
+    const float *mix, *first, *unet, *stream, *embedding;
+    int64_t source, kept;
 } layer;
 
 /* What all layers work with, for `n` texts and one more token after `length` others. */
 typedef struct {
     int64_t n, dim, length, threads;
     const int64_t *starts; /* of each text in the cache; none: 0 */
-    float *read, *q, *k, *v, *attended, *up, *gate, *scores;
+    float *read, *q, *k, *v, *attended, *up, *gate, *scores, *streams;
 } work;
 
 /* --- element by element --- */
@@ -180,6 +186,30 @@ static void attend_all(const layer *l, const work *w)
     }
 }
 
+/* Mix the new values with those of the first layer. */
+static void mix_values(const layer *l, const work *w)
+{
+    for (int64_t row = 0; row < w->n * l->kv_heads; row++) {
+        const float *first = l->first + (row * l->room + w->length) * l->head_dim;
+        float *v = w->v + row * l->head_dim;
+        for (int64_t i = 0; i < l->head_dim; i++)
+            v[i] = l->mix[0] * v[i] + l->mix[1] * first[i];
+    }
+}
+
+/* Multiply what heads have read by 2 sigmoid(their row x); the scores have been used. */
+static int gate_heads(const layer *l, const work *w)
+{
+    if (multiply(l->head_gate, w->read, w->scores, w->n))
+        return 1;
+    for (int64_t head = 0; head < w->n * l->heads; head++) {
+        float factor = 2.0f * sigmoid(w->scores[head]);
+        for (int64_t i = 0; i < l->head_dim; i++)
+            w->attended[head * l->head_dim + i] *= factor;
+    }
+    return 0;
+}
+
 static int read_cache(const layer *l, const work *w)
 {
     int64_t n = w->n, size = l->head_dim;
@@ -196,9 +226,13 @@ static int read_cache(const layer *l, const work *w)
     }
     for (int64_t i = 0; i < n * l->heads * size && l->gain; i++)
         w->q[i] *= l->gain[i / size % l->heads];
+    if (l->mix)
+        mix_values(l, w);
     keep(l, w, w->k, l->keys);
     keep(l, w, w->v, l->values);
     attend_all(l, w);
+    if (l->head_gate && gate_heads(l, w))
+        return 1;
     return multiply(l->out, w->attended, w->read, n);
 }
 
@@ -226,24 +260,39 @@ static void add(const work *w, float *x)
         x[i] += w->read[i];
 }
 
+/* Add to x what a layer reads of earlier streams. */
+static void skip(const layer *l, const work *w, float *x)
+{
+    const float *source = w->streams + l->source * w->n * w->dim;
+    for (int64_t i = 0; i < w->n * w->dim && l->unet; i++)
+        x[i] += *l->unet * source[i];
+    for (int64_t i = 0; i < w->n * w->dim && l->stream; i++)
+        x[i] = *l->stream * x[i] + *l->embedding * w->streams[i];
+}
+
 /* Write x after all `count` layers to x, and new keys and values to the cache; return 0, or 1 where
-   memory ran out. `wide` and `hidden` are the widths of the widest heads and MLP. */
+   memory ran out. `wide` and `hidden` are the widths of the widest heads and MLP; so many `streams` are
+   kept for later layers. */
 int step(const layer *layers, int64_t count, float *x, int64_t n, int64_t dim, int64_t wide,
-         int64_t hidden, int64_t length, const int64_t *starts, int64_t threads)
+         int64_t hidden, int64_t length, int64_t streams, const int64_t *starts, int64_t threads)
 {
     int64_t scores = 0;
     for (int64_t i = 0; i < count; i++)
         if (layers[i].heads > scores)
             scores = layers[i].heads;
-    float *room = malloc(n * (dim + 4 * wide + 2 * hidden + scores * (length + 1)) * sizeof(float));
+    int64_t numbers = dim * (1 + streams) + 4 * wide + 2 * hidden + scores * (length + 1);
+    float *room = malloc(n * numbers * sizeof(float));
     if (!room)
         return 1;
-    work w = {n, dim, length, threads, starts, room, 0, 0, 0, 0, 0, 0, 0};
+    work w = {n, dim, length, threads, starts, room, 0, 0, 0, 0, 0, 0, 0, 0};
     w.q = w.read + n * dim, w.k = w.q + n * wide, w.v = w.k + n * wide;
     w.attended = w.v + n * wide, w.up = w.attended + n * wide, w.gate = w.up + n * hidden;
-    w.scores = w.gate + n * hidden;
+    w.scores = w.gate + n * hidden, w.streams = w.scores + n * scores * (length + 1);
+    if (streams)
+        memcpy(w.streams, x, n * dim * sizeof(float));
     int failed = 0;
     for (const layer *l = layers; l < layers + count && !failed; l++) {
+        skip(l, &w, x);
         normalise(&l->attention_norm, x, n, dim, w.read);
         failed = read_cache(l, &w);
         if (failed)
@@ -252,6 +301,8 @@ int step(const layer *layers, int64_t count, float *x, int64_t n, int64_t dim, i
         normalise(&l->mlp_norm, x, n, dim, w.read);
         failed = run_mlp(l, &w);
         add(&w, x);
+        if (l->kept)
+            memcpy(w.streams + l->kept * n * dim, x, n * dim * sizeof(float));
     }
     free(room);
     return failed;

@@ -2,8 +2,7 @@
 
 With small matrices, most of a token's time is Python between products and not the products. So the
 layers of an ordinary decoder are walked in C. What it does not know is left to torch: windows,
-thinking, adapters, products of two matrices, residual branches with weights, norms after the sum,
-values mixed with the first layer's, gates of heads.
+thinking, adapters, products of two matrices, residual branches with weights, norms after the sum.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from flyweight.model.linear_layer import LinearLayer
 from flyweight.model.norm import LayerNormLayer, RMSNormLayer
 from flyweight.model.position import PairRotation, Rotation, RotationBySize
 from flyweight.model.residual import AddResidual
+from flyweight.model.skips import Skips
 
 MARK = "flyweight::compiled_step"
 """What a profiler sees of a compiled step."""
@@ -40,7 +40,7 @@ class _Norm(ctypes.Structure):
     )
 
 
-_MATRICES = ("q", "k", "v", "out", "gate", "up", "down")
+_MATRICES = ("q", "k", "v", "out", "gate", "up", "down", "head_gate")
 
 
 class _Layer(ctypes.Structure):
@@ -52,17 +52,23 @@ class _Layer(ctypes.Structure):
         *((n, ctypes.c_int64) for n in ("heads", "kv_heads", "head_dim", "of_gate", "of_up")),
         *((name, ctypes.c_void_p) for name in ("gain", "cos", "sin")),
         *((name, ctypes.c_int64) for name in ("channels", "stride", "room")),
-        *((name, ctypes.c_void_p) for name in ("keys", "values")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "mix", "first")),
+        *((name, ctypes.c_void_p) for name in ("unet", "stream", "embedding")),
+        *((name, ctypes.c_int64) for name in ("source", "kept")),
     )
 
 
 class Step:
     """One new token of some texts through blocks that stay where they are while this is used."""
 
-    def __init__(self, blocks: Sequence[Block], engine: kernels.Engine) -> None:
+    def __init__(
+        self, blocks: Sequence[Block], engine: kernels.Engine, skips: Skips | None = None
+    ) -> None:
         self.threads = engine.threads
         self.held = [_Held(block, engine) for block in blocks]
         self.layers = (_Layer * len(blocks))(*(held.layer() for held in self.held))
+        self.layers[0].mix = None  # it has the values that others mix with theirs
+        self.streams = 0 if skips is None else _connect(self.layers, skips)
         sizes = [block.attention for block in blocks]
         self.wide = max(each.heads * each.head_dim for each in sizes)
         self.hidden = max(held.products["up"].out for held in self.held)
@@ -84,10 +90,25 @@ class Step:
                 turns.append(_rotation_of(rotation, layer.head_dim))
                 _place(layer, cache, index, turns[-1])
             where = None if starts is None else starts.data_ptr()
-            sizes = (len(x), x.shape[2], self.wide, self.hidden, cache.length)
+            sizes = (len(x), x.shape[2], self.wide, self.hidden, cache.length, self.streams)
             if self.run(self.at, len(self.layers), y.data_ptr(), *sizes, where, self.threads):
                 raise MemoryError("no memory for a decode step")
             return y
+
+
+def _connect(layers: ctypes.Array[_Layer], skips: Skips) -> int:
+    """Say which streams layers read and keep; return how many are kept, with the embedding's."""
+    slots = {place: slot for slot, place in enumerate(skips.sources.values(), start=1)}
+    for place, layer in enumerate(layers):
+        layer.kept = slots.get(place, 0)
+        if place in skips.sources:
+            assert skips.unet is not None
+            layer.source = slots[skips.sources[place]]
+            layer.unet = skips.unet[skips.rows[place]].data_ptr()
+        if place and skips.stream is not None and skips.embedding is not None:
+            layer.stream = skips.stream[place - 1].data_ptr()
+            layer.embedding = skips.embedding[place - 1].data_ptr()
+    return len(slots) + 1
 
 
 def _rotation_of(rotation: Rotation | None, head_dim: int) -> PairRotation | None:
@@ -101,6 +122,7 @@ def _place(layer: _Layer, cache: KVCache, index: int, turn: PairRotation | None)
     """Say where a layer's keys and values are, and the factors of this token's position."""
     keys, values = cache.keys[index], cache.values[index]
     layer.keys, layer.values, layer.room = keys.data_ptr(), values.data_ptr(), keys.shape[2]
+    layer.first = cache.values[0].data_ptr()
     if turn is not None:
         layer.cos, layer.sin = turn.cos.data_ptr(), turn.sin.data_ptr()
         layer.channels = turn.cos.shape[-1]
@@ -124,6 +146,7 @@ class _Held:
         """Return the struct, which has no cache and no position yet."""
         attention = self.block.attention
         of_gate, of_up = _activations(self.block.mlp)
+        mixed = attention.value_residual
         found = _Layer(
             attention_norm=_norm(self.block.attention_norm),
             mlp_norm=_norm(self.block.mlp_norm),
@@ -135,6 +158,7 @@ class _Held:
             of_gate=of_gate,
             of_up=of_up,
             gain=None if self.gain is None else self.gain.data_ptr(),
+            mix=None if mixed is None else mixed.weight.data_ptr(),
         )
         for name, product in self.products.items():
             setattr(found, name, product.at)
@@ -173,7 +197,7 @@ def _matrices(block: Block) -> dict[str, LinearLayer]:
     """Return a block's matrices by their place, whatever has been put around them."""
     attention, network = block.attention, block.mlp
     layers = (*(getattr(attention, name) for name in _MATRICES[:4]),)
-    layers += (*(getattr(network, name) for name in _MATRICES[4:]),)
+    layers += (*(getattr(network, name) for name in _MATRICES[4:7]), attention.gate)
     return {name: layer for name, layer in zip(_MATRICES, layers, strict=True) if layer is not None}
 
 
@@ -184,16 +208,21 @@ def fits(x: Tensor, cache: KVCache) -> bool:
 
 
 def step_of(
-    engine: kernels.Engine, model: nn.Module, visited: Callable[[], Sequence[Block]]
+    engine: kernels.Engine,
+    model: nn.Module,
+    visited: Callable[[], Sequence[Block]],
+    skips: Skips | None = None,
 ) -> Step | None:
     """Return the compiled step of a model; None where there is none.
 
-    `visited` returns its blocks in the order of its visits.
+    `visited` returns its blocks in the order of its visits, one for each place of the stack.
     """
     if model not in engine.steps:
         blocks = visited()
         known = all(not refusal(block, engine) for block in blocks)
-        engine.steps[model] = Step(blocks, engine) if known and blocks else None
+        if skips is not None:
+            known = known and all(_plain(scalars) for scalars in skips.parameters())
+        engine.steps[model] = Step(blocks, engine, skips) if known and blocks else None
     step = engine.steps[model]
     return step if isinstance(step, Step) else None
 
@@ -209,8 +238,6 @@ def refusal(block: Block, engine: kernels.Engine) -> str:
     joins = (block.attention_residual, block.mlp_residual)
     if not block.pre or not all(type(join) is AddResidual for join in joins):
         return "its branches do not just add up"
-    if attention.value_residual is not None or attention.gate is not None:
-        return "it mixes its values with those of the first layer, or has gates"
     if type(attention) is not AttentionLayer or type(block.mlp) not in _KNOWN:
         return "its layers are not known"
     if any(each._forward_hooks or each._forward_pre_hooks for each in block.modules()):

@@ -174,6 +174,19 @@ def test_a_killed_run_goes_on_where_it_was(wandb, session, text_file, monkeypatc
     assert after.points("teacher", "train") == []
 
 
+def test_the_trackers_run_is_noted_with_its_first_point(wandb, session, text_file):
+    session, _ = session
+    noted = []
+
+    def watch(kind, fields):
+        files = list((session.store.root / "toy").glob("wandb-*.tracked"))
+        if kind == "step" and files and not noted:
+            noted.append((fields["step"], json.loads(files[0].read_text())["run"]))
+
+    fw.run(small(text_file), session=dataclasses.replace(session, watch=watch))
+    assert noted == [(2, wandb.runs[0].id)]  # a kill at the second step would go on with it
+
+
 def test_a_tracker_that_fails_does_not_end_the_run(monkeypatch, session, text_file):
     library = FakeWandb(fails_at=5)
     monkeypatch.setitem(sys.modules, "wandb", library)

@@ -25,6 +25,25 @@ WALKED: dict[str, dict[str, Any]] = {
     "normed": {"attention": {"heads": 4, "qk_norm": True, "gain": True}},
     "part": {"position": {"kind": "rope", "fraction": 0.5}},
     "shared": {"sharing": {"kind": "cycle", "times": 2}},
+    "values": {"layers": 3, "attention": {"heads": 4, "kv_heads": 2, "value_residual": True}},
+    "values in a loop": {
+        "sharing": {"kind": "cycle", "times": 2},
+        "attention": {"heads": 4, "value_residual": True, "gain": True},
+    },
+    "some values": {
+        "layers": 3,
+        "attention": {"heads": 4, "value_residual": True},
+        "blocks": {"1": {"attention": {"value_residual": False, "gate": True}}},
+    },
+    "gates": {"attention": {"heads": 4, "gate": True}},
+    "unet": {"layers": 5, "skips": "unet"},
+    "unet in a loop": {"sharing": "cycle", "skips": "unet"},
+    "embedding": {"layers": 3, "skips": "embedding"},
+    "all of it": {
+        "layers": 3,
+        "skips": ["unet", "embedding"],
+        "attention": {"heads": 4, "kv_heads": 1, "value_residual": True, "gate": True},
+    },
     "odd": {"dim": 30, "mlp": {"kind": "swiglu", "hidden": 37}, "attention": {"heads": 3}},
     **{kind: {"mlp": kind} for kind in ("relu", "relu2", "geglu", "double_relu", "double_silu")},
 }
@@ -35,11 +54,12 @@ LEFT: dict[str, dict[str, Any]] = {
     "post": {"norm": {"kind": "rmsnorm", "placement": "post"}},
     "rank": {"mlp": {"kind": "swiglu", "rank": 4}},
     "index": {"sharing": {"kind": "cycle", "times": 2, "index": True}},
-    "values": {"attention": {"heads": 2, "value_residual": True}},
-    "skips": {"layers": 3, "skips": ["unet", "embedding"]},
-    "gate": {"attention": {"heads": 2, "gate": True}},
     "lora": {"adapters": [{"kind": "lora", "r": 2}]},
 }
+
+
+LEARNED = ("bias", "gain", "attention.gate.weight", "value_residual.weight")
+"""Ends of names of what begins alike for every input."""
 
 
 def decoder(**fields: Any) -> Decoder:
@@ -48,8 +68,10 @@ def decoder(**fields: Any) -> Decoder:
     assert isinstance(model, Decoder)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
-        if name.endswith(("bias", "gain")):
+        if name.endswith(LEARNED):
             parameter.data.normal_(generator=generator)
+        elif name.startswith("skips."):  # streams that cancel would show each other's rounding
+            parameter.data.normal_(0.7, 0.2, generator=generator)
     return model.eval()
 
 

@@ -382,6 +382,15 @@ def test_the_page_shows_the_numbers_of_the_json():
     assert html.count('<span class="sub printed">paper: ') > 60
 
 
+def test_a_page_over_several_runs_has_each_layout_once():
+    html = page.render([light.lightgpt2(), made.quickstart(), light.lightgpt2(name="second")])
+    ids = re.findall(r' id="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+    assert {"paper0-targets", "paper1-table_6"} <= set(ids) and "paper2-targets" not in ids
+    assert set(re.findall(r'href="#([^"]*)"', html)) <= set(ids)
+    assert "second: LightGPT2" in html
+
+
 def test_the_files_of_a_run(tmp_path):
     folder = tmp_path / "lightgpt2"
     folder.mkdir()

@@ -38,6 +38,12 @@ MODELS = {
     "thinking": {"thinking": {"passes": 2, "memory": "first", "learned": True}},
     "window": {"attention": {"heads": 2, "window": 8, "sinks": 2}},
     "bottleneck": {"mlp": {"kind": "swiglu", "rank": 4}},
+    "reading back": {
+        "layers": 4,
+        "attention": {"heads": 2, "value_residual": True, "gate": True},
+        "skips": ["unet", "embedding"],
+        "dropout": {"residual": 0.1, "depth": 0.3},
+    },
 }
 METHODS = {
     "lora": schema.Lora(r=4, dropout=0.2),
@@ -236,7 +242,7 @@ BACKWARD = {"step": "backward"}
 
 
 @pytest.mark.parametrize("memory", [{}, {"states": "int8", "recompute": "blocks"}])
-@pytest.mark.parametrize("name", ["dropout", "shared", "thinking"])
+@pytest.mark.parametrize("name", ["dropout", "shared", "thinking", "reading back"])
 def test_steps_in_the_backward_pass_are_the_same_updates(corpus, tmp_path, name, memory):
     def after(folder, memory):
         model = decoder(corpus.meta.vocab_size, {**MODELS[name], "dim": 64})

@@ -206,11 +206,18 @@ def test_processes_make_the_update_of_a_single_one(corpus, tmp_path, optimizer, 
 
 
 EVERYWHERE = {"residual": 0.2, "mlp": 0.2, "attention": 0.2, "embedding": 0.2}
+BACK = {
+    "layers": 3,
+    "attention": {"heads": 2, "value_residual": True, "gate": True},
+    "skips": ["unet", "embedding"],
+    "dropout": {**EVERYWHERE, "depth": 0.4},
+}
 DROPPED = {
     "everywhere": {},
     "shared": {"layers": 2, "sharing": {"kind": "cycle", "times": 2}},
     "thinking": {"layers": 2, "thinking": {"passes": 2, "memory": "first", "learned": True}},
     "window": {"attention": {"heads": 2, "kv_heads": 1, "window": 8, "sinks": 2}},
+    "reading back": BACK,
     "adapters": {
         "adapters": [
             {"kind": "lora", "targets": ["attention.qkv", "mlp"], "r": 4, "dropout": 0.2},

@@ -351,10 +351,10 @@ def factors(run: MeasuredRun) -> LinkedTable:
         "forward_ms": "forward ms",
         "generate_ms": f"+{ANSWER_TOKENS} tokens ms",
         "peak_bytes": "peak memory",
-        "weight_bytes": "weights in memory",
-        "by_weights": "against merged",
-        "by_precision": "against fp32",
-        "by_attention": "against eager",
+        "weight_bytes": "weights",
+        "by_weights": "vs merged",
+        "by_precision": "vs fp32",
+        "by_attention": "vs eager",
     }
     rows = [
         _factor_row(run, level, each)
@@ -364,8 +364,8 @@ def factors(run: MeasuredRun) -> LinkedTable:
     ]
     absent = [why for model in WEIGHTS.values() if (why := run.absent(model))]
     notes = (
-        "against: forward time over that of the same row with one factor changed; below 1 is "
-        "faster.",
+        "vs: forward time over that of the same row with one factor changed; below 1 is faster. "
+        "Memory: peak, and of the weights.",
         *(f"Not here: {why}." for why in absent),
     )
     empty = "" if rows else "no bench measures a form of the light model"
