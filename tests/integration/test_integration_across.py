@@ -9,6 +9,9 @@ from flyweight.api import Session
 from flyweight.config import load as config_load
 from flyweight.data.told import Told
 from flyweight.errors import RequestError
+from flyweight.evaluation.run_checks import ComparedRun, taught_text
+from flyweight.records.run_summary import Summary
+from flyweight.store.artifact import Store
 from flyweight.training import reading, teach
 
 STEPS, BATCH, T = 6, 4, 32
@@ -65,6 +68,12 @@ def test_a_student_learns_from_a_teacher_with_another_tokenizer(raw, tmp_path):
     text = record.identity["parents"]["corpus.teacher"]
     assert text == done["teacher"].facts["corpus"] != student.facts["corpus"]
 
+    summary = Summary.read(tmp_path / "runs" / "across")
+    store = Store(tmp_path / "runs")
+    assert taught_text(ComparedRun.of(summary, store)).verdict == "pass"
+    roles = {model.name: model.role for model in summary.models}
+    assert roles["student"] == "distilled from teacher, across tokenizers"
+
     told = Told(record.path / "told")
     read = told.record(np.arange(STEPS * BATCH))
     known = read.log_probs[..., 0] > -torch.inf
@@ -111,6 +120,48 @@ def test_several_teachers_and_a_teacher_that_reads_less_at_once(raw, tmp_path):
     reads = STEPS * BATCH * T
     assert done["student-told"].facts["flops"] > 0
     assert done["student-told"].facts["tokens"] == reads
+
+
+def test_isolated_documents_are_read_apart_by_the_teacher_too(raw, tmp_path):
+    stories = tmp_path / "stories.txt"
+    stories.write_text(
+        "<|story|>".join(f"Story {n} of a cat and {n} dogs. " * 2 for n in range(150))
+    )
+    apart = {"corpus": str(stories), "separator": "<|story|>", "documents": "isolated"}
+    raw["data"] |= apart
+    raw["stages"]["teacher"]["data"] |= apart
+    raw["model"]["layers"] = 2
+    made, compared = [], 0
+    original = reading.OtherTokens.__init__
+
+    def kept(self, *args):
+        original(self, *args)
+        made.append(self)
+
+    reading.OtherTokens.__init__ = kept
+    try:
+        done = run(raw, tmp_path)
+    finally:
+        reading.OtherTokens.__init__ = original
+    assert done["student"].facts["aligned"] > 0.2
+    reader = made[-1]
+    teacher = reader.teachers[0]
+    for row in range(STEPS * BATCH):
+        window = reader.aligned(0, row, 1)[0]
+        tokens, ids = reader._tokens(teacher, window)
+        last = np.flatnonzero(ids == ids[-1])
+        if len(set(ids.tolist())) < 2 or not (window.positions >= last[0]).any():
+            continue
+        compared += 1
+        whole = teacher.model.hidden(
+            torch.from_numpy(tokens)[None], documents=torch.from_numpy(ids)[None]
+        )[0]
+        joined = teacher.model.hidden(torch.from_numpy(tokens)[None])[0]
+        at = window.positions[window.positions >= last[0]]
+        heard = reader.read(row, 1).hidden[0][-len(at) :]
+        torch.testing.assert_close(heard, whole[at], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(heard, joined[at], rtol=1e-4, atol=1e-5)
+    assert compared > 2
 
 
 def test_the_text_behind_a_position_does_not_change_what_is_told_of_it(raw, tmp_path, text_file):

@@ -273,13 +273,15 @@ def _measured(
 def _teachers_own(teacher: Artifact, words: Sequence[str]) -> dict[str, object]:
     """Return the data fields that a student takes from its teacher where no word sets them.
 
-    These are the tokenizer, and a context that is shorter than usual.
+    These are the tokenizer, unless the two have their own, and a context that is shorter than
+    usual.
     """
     from flyweight.checkpoints import load_any as hub
 
     data: dict[str, Any] = {}
     tokenizer = teacher.path / "model" / "tokenizer.json"
-    if tokenizer.is_file() and not any(word.startswith("data.tokenizer") for word in words):
+    named = any(word.startswith(("data.tokenizer", "across=")) for word in words)
+    if tokenizer.is_file() and not named:
         data["tokenizer"] = {"kind": "file", "path": str(tokenizer)}
     window = hub.window(hub.config(teacher.path / "model"))
     usual: int = schema.Data.model_fields["context"].default

@@ -511,8 +511,9 @@ class Distill(NewOrExisting):
     def role(self) -> str:
         """Return whom it learned from, and what it was before."""
         start = "" if self.input is None else f"{self.input}, "
-        shuffled = ", shuffled" if self.objective.shuffled else ""
-        return f"{start}distilled from {teachers_in_words(self.teacher)}{shuffled}"
+        how = "" if self.across is None else ", across tokenizers"
+        how += ", shuffled" if self.objective.shuffled else ""
+        return f"{start}distilled from {teachers_in_words(self.teacher)}{how}"
 
     @classmethod
     def describe(cls, origin: Origin) -> str:

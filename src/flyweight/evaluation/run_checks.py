@@ -17,6 +17,7 @@ from flyweight.config.adapters import MERGEABLE
 from flyweight.core.files import read_json
 from flyweight.errors import FlyweightError
 from flyweight.evaluation.checks import at_most, not_applicable
+from flyweight.evaluation.record_checks import record_faults
 from flyweight.evaluation.resampling import UNITS, UnitScores
 from flyweight.records.audit import AuditResult, Check
 from flyweight.records.likelihood import Likelihood
@@ -448,6 +449,21 @@ def exports_verified(run: ComparedRun) -> Check:
     return _faults("exports_verified", faults, f"{count} exports")
 
 
+def taught_text(run: ComparedRun) -> Check:
+    """Check that teachers with other tokenizers read the text of their students."""
+    faults, count = [], 0
+    for name, student in run.models.items():
+        told = student.identity["parents"].get("told")
+        folder = student.path.parent / str(told)
+        if "aligned" not in student.facts or not (folder / "manifest.json").is_file():
+            continue
+        count += 1
+        faults += [f"{name}: {why}" for why in record_faults(student, Artifact.glance(folder))]
+    if not count:
+        return not_applicable("taught_text", "no teacher has another tokenizer than its student")
+    return _faults("taught_text", faults, f"{count} records of the students' own text")
+
+
 RUN_CHECKS: dict[str, tuple[Callable[[ComparedRun], Check], str]] = {
     "choice_split": (choice_split, "the split that trained or chose a model also reports it"),
     "whole_split": (whole_split, "a score of a part of the text, or with padding counted"),
@@ -459,5 +475,6 @@ RUN_CHECKS: dict[str, tuple[Callable[[ComparedRun], Check], str]] = {
     "attention_asked": (attention_asked, "a bench that ran another kernel than it names"),
     "merged_speed": (merged_speed, "the speed of adapters that should have been merged"),
     "exports_verified": (exports_verified, "an export that is not the model that was measured"),
+    "taught_text": (taught_text, "a teacher across tokenizers that read another text"),
     "models_audited": (models_audited, "a compared model that fails its own audit"),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import report_fixture as made
 from audit.planted.mistake import Mistake
 from audit_fixture import Lab
 
+from flyweight.core.files import write_sealed
 from flyweight.evaluation import run_checks
 from flyweight.evaluation.compare import paired
 from flyweight.evaluation.resampling import UnitScores
@@ -24,7 +25,7 @@ from flyweight.records.bench import BenchResult, PassSeconds
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import Evaluation, ModelSummary
 from flyweight.records.verification import Verification, VerifiedExport
-from flyweight.store.artifact import Artifact
+from flyweight.store.artifact import Artifact, Identity
 from flyweight.store.measurements import Measurements
 
 TOKENS = 150_220
@@ -192,6 +193,31 @@ def two_tokenizers(lab: Lab, by_token: bool) -> Check:
         pairs = tuple(pair.model_copy(update={"nll": None}) for pair in pairs)
     summary = run.summary.model_copy(update={"comparisons": pairs})
     return run_checks.same_text(replace(run, summary=summary))
+
+
+def stored(root: Path, stage: str, **identity: Any) -> Path:
+    """Write a made-up artifact of a runs root and return its folder."""
+    known = Identity(stage=stage, version=1, config={}, **identity)
+    fields = {"format": 1, "id": known.id, "identity": asdict(known), "facts": {}, "files": {}}
+    (root / known.id).mkdir()
+    write_sealed(root / known.id / "manifest.json", fields)
+    return root / known.id
+
+
+def taught(lab: Lab, text: str = "a text", aligned: float = 0.5) -> Check:
+    """A student of a teacher with another tokenizer, told half of its positions."""
+    made_up = two(lab, facts={"aligned": aligned})
+    corpus = stored(lab.place, "corpus", data="a text", tokenizer="one")
+    other = stored(lab.place, "corpus", data=text, tokenizer="other")
+    parents = {"corpus": corpus.name, "corpus.teacher": other.name}
+    record = stored(lab.place, "teach", parents=parents)
+    told = np.zeros((3, 4, 2), np.float16)
+    told[:, ::2] = -np.inf
+    (record / "told").mkdir()
+    np.save(record / "told" / "log_probs.npy", told)
+    own = {"told": record.name, "corpus": corpus.name}
+    made_up.artifacts["b"].manifest["identity"]["parents"] = own
+    return run_checks.taught_text(made_up.run())
 
 
 def numbers_of_no_measurement(lab: Lab) -> Check:
@@ -398,6 +424,26 @@ MISTAKES = (
         "exports_verified",
         lambda lab: verified(lab, "fail"),
         lambda lab: verified(lab, "pass"),
+    ),
+    Mistake(
+        "a_teacher_of_another_text",
+        "others",
+        11,
+        "a teacher with another tokenizer reads another text than its student",
+        "caught",
+        "taught_text",
+        lambda lab: taught(lab, text="another text"),
+        taught,
+    ),
+    Mistake(
+        "more_told_than_was",
+        "others",
+        12,
+        "a teacher with another tokenizer told fewer positions than are reported",
+        "caught",
+        "taught_text",
+        lambda lab: taught(lab, aligned=0.9),
+        taught,
     ),
     Mistake(
         "a_broken_model_compared",
