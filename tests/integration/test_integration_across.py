@@ -219,7 +219,7 @@ def test_the_text_behind_a_position_does_not_change_what_is_told_of_it(raw, tmp_
         ({"start": {"from": "teacher"}}, "start: the teacher's rows belong to other tokens"),
         ({"across": "languages"}, "across"),
         ({"data": {"tokenizer": {"kind": "model"}}}, "model is the teacher's own tokenizer"),
-        ({"data": {"task": "squad"}}, "task"),
+        ({"data": {"task": "squad"}}, "squad has examples, which a model learns by fine-tuning"),
         ({"train": {"steps": None, "time": "3s"}}, "how many rows are read has to be known"),
     ],
 )

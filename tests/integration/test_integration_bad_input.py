@@ -189,7 +189,7 @@ def test_a_tokenizer_that_does_not_fit(flyweight, toy_recipe, text_file):
         "vocab_size: 7",
     )
     words = ("stages.student.data.tokenizer=char", "--threads", 1)
-    refused(flyweight("run", toy_recipe, *words), "the corpus use different tokenizers")
+    refused(flyweight("run", toy_recipe, *words), "different tokenizers (byte and char)")
 
 
 @pytest.mark.parametrize(

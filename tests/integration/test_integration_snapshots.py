@@ -178,3 +178,28 @@ def test_a_loop_that_is_not_on_yet_is_refused(raw, tmp_path):
     raw["model"]["sharing"] = {"kind": "span", "span": [0, 0], "times": 2, "loop_from": 0.6}
     with pytest.raises(RequestError, match=r"at 0\.5 the layers are not looped yet"):
         run(raw, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        {"method": {"kind": "lora", "r": 2}},
+        {"method": {"kind": "full"}, "round": "int4"},
+        {"method": {"kind": "full"}, "train": {"memory": {"weights": "bf16"}, "precision": "bf16"}},
+    ],
+    ids=["lora", "round", "bf16"],
+)
+def test_what_does_not_train_is_that_of_the_finished_model(raw, tmp_path, tuning):
+    train = {"snapshots": [0.5], "steps": 4, **tuning.pop("train", {})}
+    raw["stages"]["tuned"] = {"stage": "finetune", "input": "base", "train": train, **tuning}
+    raw["report"]["compare"] = ["tuned", "tuned@0.5"]
+    done = run(raw, tmp_path)
+    ours, theirs = (
+        folder.load(done[name].path / "model").state_dict() for name in ("tuned-at-50", "tuned")
+    )
+    trained = kept(done["tuned"])["0.5.safetensors"]
+    assert ours.keys() == theirs.keys() and trained
+    for name, value in ours.items():
+        expected = trained[name].float() if name in trained else theirs[name]
+        assert torch.equal(value, expected), name
+    assert any(not torch.equal(theirs[name], value.float()) for name, value in trained.items())

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from flyweight.config.base import PositiveInt, Strict, choice
 from flyweight.config.units import Count, Size
@@ -102,6 +109,17 @@ class Data(Strict):
     validation: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     test: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     documents: Literal["joined", "isolated"] = "joined"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_task(cls, raw: object) -> object:
+        """Say what examples are for, where a text has to be named."""
+        if isinstance(raw, Mapping) and "task" in raw:
+            raise ValueError(
+                f"task: {raw['task']} has examples, which a model learns by fine-tuning; name a "
+                f"corpus here"
+            )
+        return raw
 
     union_tag: ClassVar[str] = "text"
     """How a fault of a config names this kind of data beside examples."""
