@@ -123,7 +123,9 @@ def test_a_snapshot_is_named_as_a_model_and_made_once(raw, tmp_path):
     assert fw.evaluate(f"{done['base'].id}@0.5", session=at).nll.value != found.nll.value
     with pytest.raises(RequestError, match=r"keeps snapshots at 0.5, 0.75, and none at 0.25"):
         fw.evaluate("kept:base@0.25", session=at)
-    with pytest.raises(RequestError, match=r"keeps no snapshots, and none at 0\.5"):
+    with pytest.raises(RequestError, match=r"snapshots=\[0.25, 0.5, 0.75\]"):
+        fw.evaluate("kept:base@0.25", session=at)
+    with pytest.raises(RequestError, match="comes from a stage select, which does not train"):
         fw.evaluate("kept:best@0.5", session=at)
 
 

@@ -83,12 +83,8 @@ def write_snapshot(config: schema.Snapshot, inputs: Inputs, draft: Draft) -> dic
     taken = {entry["at"]: entry for entry in trained.facts.get(SNAPSHOTS, ())}
     file = snapshot_file(trained.path, config.at)
     if config.at not in taken or not file.is_file():
-        there = ", ".join(f"{at:g}" for at in taken if snapshot_file(trained.path, at).is_file())
-        keeps = f"keeps snapshots at {there}" if there else "keeps no snapshots"
-        raise RequestError(
-            f"{inputs.name}: {trained.id} {keeps}, and none at {config.at:g}; train it with "
-            f"train.snapshots=[{config.at:g}]"
-        )
+        there = [at for at in taken if snapshot_file(trained.path, at).is_file()]
+        raise RequestError(f"{inputs.name}: {trained.id} {_keeps_none(trained, there, config.at)}")
     model = load_any.decoder(source, what=inputs.name)
     copy_weights(file, dict(model.named_parameters()))
     with disk_errors(draft.path):
@@ -99,3 +95,15 @@ def write_snapshot(config: schema.Snapshot, inputs: Inputs, draft: Draft) -> dic
     entry = taken[config.at]
     point = {"step": entry["step"], "best_nll": entry["nll"]}
     return {**facts, **kept, **point, **sparsity_facts(model)}
+
+
+def _keeps_none(trained: Artifact, there: Sequence[float], at: float) -> str:
+    """Return why an artifact has no snapshot at a point, and what makes one."""
+    stage = trained.identity["stage"]
+    kind = schema.stage_class(stage)
+    if kind is not None and not issubclass(kind, schema.TrainingStage):
+        return f"comes from a stage {stage}, which does not train"
+    kept = ", ".join(f"{point:g}" for point in there)
+    keeps = f"keeps snapshots at {kept}, and none at {at:g}" if there else "keeps no snapshots"
+    points = ", ".join(f"{point:g}" for point in sorted({*there, at}))
+    return f"{keeps}; train it with train.snapshots=[{points}]"
