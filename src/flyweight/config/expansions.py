@@ -94,10 +94,7 @@ def _controls(name: str, stage: dict[str, Any], words: Any) -> dict[str, dict[st
     found, left_out = dict[str, dict[str, Any]](), {*LIMITS, "snapshots"}
     for word in words:
         if not isinstance(word, str) or word not in CONTROLS:
-            raise RequestError(
-                f"{where}: {word!r} is not known{nearest(str(word), CONTROLS)}; there are "
-                f"{', '.join(CONTROLS)}"
-            )
+            raise RequestError(f"{where}: {word!r} is not known{nearest(str(word), CONTROLS)}")
         control = f"{name}-{word.replace('_', '-')}"
         if word == "shuffled":
             objective = {**_fields(stage, "objective"), "shuffled": True}
@@ -123,8 +120,13 @@ def _record(name: str, stage: dict[str, Any]) -> tuple[dict[str, Any], dict[str,
     """Return a distillation that takes a record, and the stage that makes it, by name."""
     told, where = dict(stage["told"]), f"stages.{name}.told"
     if strange := next((key for key in told if key not in TOLD), None):
-        raise RequestError(f"{where}.{strange}: is not known; there are {', '.join(TOLD)}")
+        raise RequestError(f"{where}.{strange}: unknown name{nearest(str(strange), TOLD)}")
     objective = _fields(stage, "objective")
+    if "rest" in told and objective.get("rest", told["rest"]) != told["rest"]:
+        raise RequestError(
+            f"{where}.rest: is {shown(told['rest'])}, and objective.rest is "
+            f"{shown(objective['rest'])}; leave one of them out"
+        )
     fields = {
         "k": told.get("k"),
         "store": told.get("store"),
@@ -199,12 +201,30 @@ def _named(stage: Any, sources: Mapping[str, str]) -> object:
     for field in config.references:
         value = stage.get(field)
         if isinstance(value, str):
-            named[field] = sources.get(value, value)
+            named[field] = _meant(value, sources)
         elif isinstance(value, list):
             named[field] = [
-                sources.get(each, each) if isinstance(each, str) else each for each in value
+                _meant(each, sources) if isinstance(each, str) else each for each in value
             ]
     return named
+
+
+def _meant(reference: str, sources: Mapping[str, str]) -> str:
+    """Return what a name in a recipe stands for, or a snapshot of it; the name itself otherwise."""
+    snapshot = re.fullmatch(SNAPSHOT, reference)
+    if snapshot and snapshot[1] in sources:
+        return f"{sources[snapshot[1]]}@{snapshot[2]}"
+    return sources.get(reference, reference)
+
+
+def taken_sources(raw: Mapping[str, Any]) -> set[str]:
+    """Return the names of `sources` that stages of a raw recipe refer to."""
+    sources, stages = raw.get(SOURCES), raw.get("stages")
+    if not isinstance(sources, dict) or not isinstance(stages, dict):
+        return set()
+    references = {each for each in _references(stages) if isinstance(each, str)}
+    names = {name for name in sources if isinstance(name, str)}
+    return {name for name in names if any(_meant(each, {name: ""}) != each for each in references)}
 
 
 # --- models as they were on the way of their training ---
@@ -288,5 +308,11 @@ def _grid(name: Any, stage: Any) -> dict[Any, Any]:
     made = dict[Any, Any]()
     for values in itertools.product(*lists.values()):
         parts = [re.sub(r"[^A-Za-z0-9_]+", "-", str(value)).strip("-") for value in values]
-        made["-".join([str(name), *parts])] = {**stage, **dict(zip(lists, values, strict=True))}
+        named, fields = "-".join([str(name), *parts]), dict(zip(lists, values, strict=True))
+        if named in made and made[named] != {**stage, **fields}:
+            raise RequestError(
+                f"stages.{name}: two of what its lists name would both be called {named}; name "
+                f"one of them in `{SOURCES}`"
+            )
+        made[named] = {**stage, **fields}
     return made

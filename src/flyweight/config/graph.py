@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flyweight.config.messages import nearest
 from flyweight.config.schema import Recipe, stage_class
+from flyweight.config.snapshots import SNAPSHOT
 from flyweight.errors import RequestError
 
 
@@ -79,42 +81,72 @@ def leave_out(
     for name in names:
         if name not in stages:
             raise RequestError(f"--without {name}: there is no such stage{nearest(name, stages)}")
-        source = stages.pop(name).get("input")
-        gone = (name, *beside.get(name, ()))
-        for other, stage in stages.items():
-            _replace(name, source, other, stage)
-            _unlist(gone, stage)
-            _move_tie(name, source if source in stages else None, other, stage)
-        report = raw.get("report") or {}
-        if "compare" in report:
-            report["compare"] = [other for other in report["compare"] if other not in gone]
-    if not stages:
+    left = {name: stage for name, stage in stages.items() if name not in names}
+    if not left:
         raise RequestError("--without: no stage is left to run")
-    return raw
+    gone = {each for name in names for each in (name, *beside.get(name, ()))}
+    for name in names:
+        source = _stands_in(name, stages, names)
+        for other, stage in left.items():
+            _replace(name, source, other, stage)
+            _move_tie(name, source if source in left else None, other, stage)
+    for stage in left.values():
+        _unlist(gone, stage)
+    report = raw.get("report") or {}
+    if "compare" in report:
+        report["compare"] = _kept(report["compare"], gone)
+    return {**raw, "stages": left}
+
+
+def _stands_in(name: str, stages: Mapping[str, Any], gone: Sequence[str]) -> str | None:
+    """Return the nearest input before a raw stage that stays; None without such a one."""
+    source = stages[name].get("input")
+    while isinstance(source, str) and source in gone:
+        source = stages[source].get("input")
+    return source if isinstance(source, str) else None
 
 
 def _replace(name: str, source: str | None, other: str, stage: dict[str, Any]) -> None:
-    """Let a raw stage refer to `source` where it referred to the stage `name`, which goes."""
+    """Let a raw stage refer to `source` where it referred to the stage `name`, which goes.
+
+    Raises RequestError where nothing can take its place, and for its snapshots.
+    """
     config = stage_class(stage.get("stage"))
     for field in config.references if config else ():
-        if stage.get(field) != name:
+        reference = stage.get(field)
+        if not isinstance(reference, str) or _trained(reference) != name:
             continue
+        advice = f"leave {other} out as well: --without {other}"
+        if reference != name:
+            raise RequestError(
+                f"--without {name}: stages.{other}.{field} needs its snapshot {reference}; {advice}"
+            )
         if source is None or field not in TAKES_THE_INPUT:
             raise RequestError(
                 f"--without {name}: stages.{other}.{field} needs it, and {name} has no "
-                f"input that could take its place;"
-                f" leave {other} out as well: --without {other}"
+                f"input that could take its place; {advice}"
             )
         stage[field] = source
 
 
-def _unlist(gone: Sequence[str], stage: dict[str, Any]) -> None:
-    """Take stages that go out of a raw stage's lists."""
+def _trained(reference: str) -> str:
+    """Return the name of the stage that a reference is to, or to a snapshot of which."""
+    snapshot = re.fullmatch(SNAPSHOT, reference)
+    return snapshot[1] if snapshot else reference
+
+
+def _unlist(gone: Collection[str], stage: dict[str, Any]) -> None:
+    """Take stages that go, and their snapshots, out of a raw stage's lists."""
     config = stage_class(stage.get("stage"))
     for field in config.references if config else ():
         value = stage.get(field)
         if isinstance(value, list | tuple):
-            stage[field] = [reference for reference in value if reference not in gone]
+            stage[field] = _kept(value, gone)
+
+
+def _kept(references: Sequence[str], gone: Collection[str]) -> list[str]:
+    """Return references to stages that stay."""
+    return [each for each in references if each not in gone and _trained(each) not in gone]
 
 
 def _move_tie(name: str, source: str | None, other: str, stage: dict[str, Any]) -> None:

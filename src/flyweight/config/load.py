@@ -17,7 +17,7 @@ from flyweight.config.defaults import (
     merge as merge,
     with_defaults,
 )
-from flyweight.config.expansions import stand_for
+from flyweight.config.expansions import stand_for, with_controls, with_snapshots
 from flyweight.config.explain import Fault, explain as explain, faults
 from flyweight.config.graph import is_external as is_external, leave_out, order as order
 from flyweight.config.messages import nearest as nearest
@@ -52,13 +52,27 @@ def recipe(
     checked = _checked(raw, where)
     if not without:
         return checked
-    stages = raw["stages"]
-    assert isinstance(stages, dict)  # it was checked
-    written = [name for name in without if name in stages]
-    rest = leave_out(raw, written, stand_for(laid_out(raw)))
-    if made := [name for name in without if name not in written]:
-        rest = leave_out(with_defaults(rest), made, {})
-    return _checked(rest, where)
+    return _checked(_without(raw, without), where)
+
+
+def _without(raw: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return a checked raw recipe without the named stages.
+
+    First go those that it has written, then those that words stand for, then those that lists of a
+    measurement stand for: so the lists can drop what went before.
+    """
+    beside = stand_for(laid_out(raw))
+    written = [name for name in names if name in raw["stages"]]
+    rest = leave_out(raw, written, beside)
+    gone = {each for name in written for each in (name, *beside[name])}
+    if not (made := [name for name in names if name not in gone]):
+        return rest
+    rest = with_controls(with_snapshots(laid_out(rest)))
+    of_words = [name for name in made if name in rest["stages"]]
+    rest = leave_out(rest, of_words, {})
+    if measured := [name for name in made if name not in of_words]:
+        rest = leave_out(with_defaults(rest), measured, {})
+    return rest
 
 
 def _checked(raw: Mapping[str, object], where: str) -> Recipe:

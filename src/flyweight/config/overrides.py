@@ -7,7 +7,7 @@ from typing import Any
 
 from flyweight.config.baselines import KINDS, kind_of_model
 from flyweight.config.defaults import DEFAULTS, laid_out
-from flyweight.config.expansions import SOURCES
+from flyweight.config.expansions import SOURCES, taken_sources
 from flyweight.config.messages import nearest, shown
 from flyweight.config.places import recipe_places
 from flyweight.config.plugins import load_plugins
@@ -86,12 +86,17 @@ def put(raw: dict[str, Any], keys: Sequence[str], value: object, path: str) -> N
 
 
 def _refuse_unused(word: str, filled: Mapping[str, object]) -> None:
-    """Raise RequestError for a word that sets a default which no stage takes.
+    """Raise RequestError for a word that sets a default, or a source, which no stage takes.
 
     `filled` is the raw recipe with all words applied and its defaults moved into the stages.
     """
     path, _, text = word.partition("=")
     section, *keys = path.split(".")
+    if section == SOURCES and keys and keys[0] not in (taken := taken_sources(filled)):
+        raise RequestError(
+            f"{word}: no stage takes a MODEL of this name, so this would change "
+            f"nothing{nearest(keys[0], taken)}"
+        )
     stages = filled.get("stages")
     if section not in DEFAULTS or not isinstance(stages, dict):
         return

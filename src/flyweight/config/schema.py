@@ -20,6 +20,8 @@ from pydantic import (
     SerializeAsAny,
     Tag,
     TypeAdapter,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -435,7 +437,23 @@ class Finetune(TrainingStage):
 Across = Literal["tokenizers"]
 """What a teacher and its student need not share: see docs/distillation.md."""
 
-Teachers = str | Annotated[tuple[str, ...], Field(min_length=2)]
+
+def _named_teachers(value: object, checked: ValidatorFunctionWrapHandler) -> object:
+    """Check the name of a teacher or a list of names; a list of one is that one.
+
+    Raises ValueError for anything else, and for one that is named twice.
+    """
+    names = list(value) if isinstance(value, list | tuple) else [value]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"expected the name of a teacher, or a list of several; found {value!r}")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{twice} is named twice")
+    return checked(names[0] if len(names) == 1 else names)
+
+
+Teachers = Annotated[
+    str | Annotated[tuple[str, ...], Field(min_length=2)], WrapValidator(_named_teachers)
+]
 """A teacher, or several."""
 
 

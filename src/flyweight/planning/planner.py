@@ -254,6 +254,23 @@ class _Planner:
         speed = self.machine.speed("fp32", self.recipe.budget.rate)
         return rows.beside_training(self.recipe, self.trained, self.sizes, self.outlines, speed)
 
+    def _told(self) -> dict[str, dict[str, float]]:
+        """Return the FLOPs and seconds of each stage that asks teachers before a student learns."""
+        speed = self.machine.speed("fp32", self.recipe.budget.rate)
+        return {
+            name: {
+                "flops": sum(
+                    work.tokens
+                    / stage.data.context
+                    * cost.forward_flops(work.model, stage.data.context)
+                    for work in self.outlines[name].work
+                ),
+                "seconds": sum(time.work_seconds(work, speed) for work in self.outlines[name].work),
+            }
+            for name, stage in self.recipe.stages.items()
+            if isinstance(stage, schema.Teach) and name in self.outlines
+        }
+
     def _stage_plan(self, name: str, asked: _AskedTraining) -> StagePlan:
         """Return what one training will need: steps, FLOPs, seconds, memory."""
         stage = asked.stage
@@ -265,7 +282,7 @@ class _Planner:
         trains = stage.tuning().trains
         flops = StepCost.of(model, train, context, teacher_flops, fresh=asked.fresh, trains=trains)
         if train.same_as is not None:
-            train = _same_as(train, self.planned, self.recipe)
+            train = _same_as(train, self.planned, self._told(), self.recipe)
         validated, tested = self._held_out(name, data, train)
         step_seconds = time.step_seconds(
             model, train, context, flops.mean, speed, trains=trains, held=self.held
@@ -578,17 +595,24 @@ def _ancestors(recipe: schema.Recipe, name: str) -> set[str]:
 
 
 def _same_as(
-    train: schema.Train, found: Mapping[str, StagePlan], recipe: schema.Recipe
+    train: schema.Train,
+    found: Mapping[str, StagePlan],
+    told: Mapping[str, Mapping[str, float]],
+    recipe: schema.Recipe,
 ) -> schema.Train:
-    """Return the limit that `same_as` probably means, from the other stage's plan."""
+    """Return the limit that `same_as` probably means, from the other stage's plan.
+
+    `told` are the FLOPs and seconds of records of teachers, which `total_*` includes.
+    """
     other = found.get(train.same_as.stage) if train.same_as else None
     if other is None or train.same_as is None:
         return train
     what = train.same_as.of
     value: float | None = getattr(other, what.removeprefix("total_"))
     if value is not None and what.startswith("total_"):
-        before = _ancestors(recipe, other.name) & found.keys()
-        value += sum(getattr(found[ref], what.removeprefix("total_")) or 0 for ref in before)
+        before, quantity = _ancestors(recipe, other.name), what.removeprefix("total_")
+        value += sum(getattr(found[ref], quantity) or 0 for ref in before & found.keys())
+        value += sum(told[ref][quantity] for ref in before & told.keys())
     if value is None:
         return train
     key = {"tokens": "tokens", "flops": "flops", "seconds": "time"}[what.removeprefix("total_")]

@@ -73,7 +73,7 @@ def test_a_record_is_a_stage_before_the_student():
     [
         ({"controls": "same_tokens"}, "stages.student.controls: name them in a list"),
         ({"controls": ["same_token"]}, "'same_token' is not known.*same_tokens"),
-        ({"told": {"k": 8, "rows": 3}}, "stages.student.told.rows: is not known"),
+        ({"told": {"k": 8, "rows": 3}}, "stages.student.told.rows: unknown name"),
         ({"told": {"k": 8}, "train": {"time": "3s"}}, "give train.steps or train.tokens"),
         ({"told": {"k": -1}}, "k"),
         ({"controls": [["same_tokens"]]}, "is not known"),
@@ -245,3 +245,85 @@ def test_a_student_goes_with_its_controls_from_every_list():
     left = load.recipe(raw, without=["student"])
     assert list(left.stages) == ["teacher", "speed-teacher"]
     assert left.report.compare == ("teacher",)
+
+
+# --- what goes, wherever it was written ---
+
+WORDS = {
+    "name": "words",
+    "data": CORPUS,
+    "model": {"dim": 16, "layers": 1, "attention": {"heads": 2}},
+    "train": {"steps": 4, "batch": 2},
+    "stages": {
+        "base": {"stage": "pretrain", "train": {"snapshots": [0.5]}},
+        "student": {
+            "stage": "distill",
+            "teacher": ["base", "base@0.5"],
+            "told": {"k": 4},
+            "controls": ["same_tokens"],
+        },
+        "small": {"stage": "quantize", "input": "student", "kind": "int8"},
+        "speed": {
+            "stage": "bench",
+            "input": ["base", "student", "student-same-tokens", "small"],
+            "precision": ["fp32", "bf16"],
+        },
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("without", "left"),
+    [
+        (["speed"], {"base", "base-at-50", "student", "student-same-tokens", "small"}),
+        (["student", "small"], {"base"}),  # in either order: both go
+        (["small", "student"], {"base"}),
+        (["student-same-tokens"], {"base", "base-at-50", "student", "small"}),
+        (["base-at-50"], {"base", "student", "student-same-tokens", "small"}),
+    ],
+)
+def test_stages_go_from_lists_and_in_any_order(without, left):
+    made = load.recipe(WORDS, without=without).stages
+    assert {name for name in made if not name.startswith(("speed-", "student-told"))} == left
+    measured = {stage.input for stage in made.values() if isinstance(stage, schema.Bench)}
+    assert measured == (set() if without == ["speed"] else left - {"base-at-50"})
+
+
+def test_a_stage_that_needs_a_snapshot_of_what_goes_says_so():
+    stages = WORDS["stages"] | {"late": {"stage": "merge", "input": "base@0.5"}}
+    with pytest.raises(RequestError, match=r"late\.input needs its snapshot base@0\.5; leave late"):
+        load.recipe({**WORDS, "stages": stages}, without=["base", "student"])
+
+
+def test_teachers_are_one_name_or_several_others():
+    assert recipe(teacher=["teacher"]).stages["student"].teacher == "teacher"
+    for teacher, said in (
+        ([], "expected the name of a teacher, or a list of several; found"),
+        (["teacher", 3], "expected .* found .'teacher', 3."),
+        (["teacher", "teacher"], "teacher is named twice"),
+    ):
+        with pytest.raises(RequestError, match=f"student.teacher: {said}") as error:
+            recipe(teacher=teacher)
+        assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_record_does_not_contradict_the_objective():
+    with pytest.raises(RequestError, match=r"told.rest: is 'bucket', and objective.rest is 'reno"):
+        recipe(told={"rest": "bucket"}, objective={"rest": "renormalise"})
+    with pytest.raises(RequestError, match=r"told.kk: unknown name \(did you mean k\?\)"):
+        recipe(told={"kk": 1})
+
+
+def test_models_of_one_name_are_not_measured_as_one():
+    speed = {"stage": "bench", "input": ["hf:a/b.c", "hf:a/b-c"]}
+    with pytest.raises(RequestError, match="would both be called speed-hf-a-b-c"):
+        load.recipe({**WORDS, "stages": {**WORDS["stages"], "speed": speed}})
+
+
+def test_a_source_has_snapshots_and_words_for_one_that_nobody_takes_are_refused():
+    raw = {**WORDS, "sources": {"first": "run:base"}}
+    raw["stages"] = {**WORDS["stages"], "late": {"stage": "merge", "input": "first@0.5"}}
+    changed = load.override(raw, ["sources.first=old:base"])
+    assert load.recipe(changed).stages["late"].input == "old:base@0.5"
+    with pytest.raises(RequestError, match=r"sources.frist=x: .* \(did you mean first\?\)"):
+        load.override(raw, ["sources.frist=x"])

@@ -46,6 +46,16 @@ def test_a_recipe_is_planned_stage_by_stage():
     assert found["teacher"].memory.total > found["student"].memory.weights
 
 
+def test_a_total_has_what_teachers_took_to_tell():
+    stages = recipe().model_dump(mode="json", exclude_unset=True)["stages"]
+    running = {stage.name: stage for stage in planner.plan(recipe(), CPU).stages}
+    student = {**stages["student"], "told": {"k": 8}}
+    told = recipe(stages={**stages, "student": student})
+    found = {stage.name: stage for stage in planner.plan(told, CPU).stages}
+    assert found["student"].flops < running["student"].flops
+    assert found["alone"].steps == running["alone"].steps  # the teacher reads as much as before
+
+
 @pytest.mark.parametrize("measure", [(), ("evaluate",), ("evaluate", "bench", "audit")])
 def test_the_time_is_the_sum_of_its_rows_and_only_what_is_measured_is_one(measure):
     found = planner.plan(
