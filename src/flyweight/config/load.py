@@ -48,6 +48,8 @@ def recipe(
     """
     if isinstance(without, str):
         raise RequestError(f"without={without!r}: name stages in a list, without=[{without!r}]")
+    if (strange := next((each for each in without if not isinstance(each, str)), "")) != "":
+        raise RequestError(f"without: {strange!r} is not the name of a stage")
     load_plugins()
     checked = _checked(raw, where)
     if not without:

@@ -15,6 +15,7 @@ from flyweight.config.defaults import DEFAULTS, merge
 from flyweight.config.expansions import SOURCES
 from flyweight.config.messages import nearest, shown
 from flyweight.config.schema import Recipe
+from flyweight.config.yaml import parse_yaml
 from flyweight.errors import RequestError
 
 VARIANTS = "variants"
@@ -34,7 +35,7 @@ def choose(raw: Mapping[str, Any], words: Sequence[str]) -> tuple[dict[str, Any]
     for word in words:
         name, equals, value = word.partition("=")
         if equals and isinstance(axes, dict) and name in axes:
-            asked[name] = value
+            asked[name] = _unquoted(value, name)
         else:
             rest.append(word)
     for name, versions in _checked_axes(axes).items():
@@ -43,8 +44,14 @@ def choose(raw: Mapping[str, Any], words: Sequence[str]) -> tuple[dict[str, Any]
             raise RequestError(
                 f"{name}={chosen}: there is no such version{nearest(chosen, versions)}"
             )
-        recipe = _laid_over(recipe, versions[chosen])
+        recipe = _laid_over(recipe, versions[chosen], f"{VARIANTS}.{name}.{chosen}")
     return recipe, rest
+
+
+def _unquoted(value: str, name: str) -> str:
+    """Return the name of a version as it was meant: quotes around it are YAML's."""
+    read = parse_yaml(value, name) if value[:1] in ("'", '"') else value
+    return read if isinstance(read, str) else value
 
 
 def _checked_axes(axes: object) -> dict[str, dict[str, dict[str, Any]]]:
@@ -58,18 +65,21 @@ def _checked_axes(axes: object) -> dict[str, dict[str, dict[str, Any]]]:
         if not isinstance(name, str) or not isinstance(versions, dict) or not versions:
             raise RequestError(f"{where}: name the versions with the fields that differ in each")
         for version, fields in versions.items():
-            if not isinstance(version, str) or not isinstance(fields, dict):
+            if not isinstance(version, str):
                 raise RequestError(
-                    f"{where}.{version}: a version has a name and the fields that differ; "
-                    f"{{}} where none does"
+                    f"{where}: {version!r} as the name of a version is not text; put it in quotes"
+                )
+            if not isinstance(fields, dict):
+                raise RequestError(
+                    f"{where}.{version}: a version has the fields that differ; {{}} where none does"
                 )
     return axes
 
 
-def _laid_over(recipe: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+def _laid_over(recipe: dict[str, Any], fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return a raw recipe with a version's fields; a stage of another kind replaces the other's.
 
-    A stage that is null is left out.
+    A stage that is null is left out. Raises RequestError where there is none.
     """
     stages = recipe.get("stages")
     own = fields.get("stages")
@@ -79,7 +89,12 @@ def _laid_over(recipe: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, A
     laid = dict(stages)
     for name, stage in own.items():
         if stage is None:
-            laid.pop(name, None)
+            if name not in laid:
+                raise RequestError(
+                    f"{where}.stages.{name}: is null, and there is no such "
+                    f"stage{nearest(str(name), laid)}"
+                )
+            del laid[name]
             continue
         laid[name] = merge(laid.get(name), stage) if _goes_on(laid.get(name), stage) else stage
     return {**merged, "stages": laid}

@@ -91,3 +91,21 @@ def test_an_unknown_version_is_refused():
 def test_versions_that_are_none_are_refused(variants):
     with pytest.raises(RequestError, match="variants"):
         made(raw={**RAW, "variants": variants})
+
+
+def test_names_of_versions_are_text_and_what_a_version_leaves_out_is_there():
+    raw = {"stages": {"teacher": {"stage": "pretrain"}}}
+    kinds = {"small": {"name": "s"}, "large": {"name": "l"}}
+    assert choose({**raw, "variants": {"size": kinds}}, ['size="large"'])[0]["name"] == "l"
+    for versions, said in (
+        ({True: {}}, r"variants.size: True .* put it in quotes"),
+        ({"small": None}, "variants.size.small: a version has the fields that differ"),
+        ({"small": {"stages": {"techer": None}}}, r"small.stages.techer: .*did you mean teacher"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            choose({**raw, "variants": {"size": versions}}, [])
+
+
+def test_what_is_left_out_is_named_by_text():
+    with pytest.raises(RequestError, match="without: 3 is not the name of a stage"):
+        load.recipe({"stages": {}}, without=[3])
