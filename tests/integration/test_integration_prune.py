@@ -14,7 +14,6 @@ import flyweight as fw
 from flyweight.api import Session
 from flyweight.cli.app import app
 from flyweight.config import load as config_load
-from flyweight.config.graph import leave_out
 from flyweight.config.schema import ModelConfig
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.errors import RequestError
@@ -84,7 +83,10 @@ def test_masks_go_through_training_quantizing_and_leaving_out(tmp_path: Path) ->
     assert result["small"].facts["sparsity"] >= 0.6 - 1e-3
     weights = [folder.load(result[name].path / "model").state_dict() for name in ("back", "pruned")]
     assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    without = config_load.recipe(leave_out(raw, ["pruned"]))
+    of = {name: result[name].facts for name in ("pruned", "back", "again")}
+    assert of["back"]["total_flops"] == of["back"]["flops"] + of["pruned"]["total_flops"]
+    assert of["again"]["total_flops"] == of["again"]["flops"]  # it took the shape alone
+    without = config_load.recipe(raw, without=["pruned"])
     assert without.stages["back"].dependencies() == {"input": "base"}
 
 

@@ -275,6 +275,11 @@ class TrainingStage(StageConfig):
         tied = self.train.same_as
         return super().dependencies() | ({} if tied is None else {SAME_AS: tied.stage})
 
+    @property
+    def shapes(self) -> tuple[str, ...]:
+        """The fields whose model gives its shape alone, so that its training is not counted."""
+        return ()
+
     def tuning(self) -> Method:
         """Return what of the model trains: everything, unless it is fine-tuned another way."""
         return Full()
@@ -394,6 +399,11 @@ class Finetune(TrainingStage):
         return data.model_copy(update={"tokenizer": ModelTokenizer()})
 
     start: Literal["input", "random"] = Field(default="input", exclude_if=_is_input)
+
+    @property
+    def shapes(self) -> tuple[str, ...]:
+        """Random weights have nothing of the input but its shape."""
+        return ("input",) if self.start == "random" else ()
 
     def tuning(self) -> Method:
         """Return what of the model trains."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
@@ -80,10 +80,12 @@ class Inputs:
         files = (self.encoded() / name for name in ("tokenizer.json", "tokenizer_config.json"))
         return [file for file in files if file.is_file()]
 
-    def spent(self, key: Literal["total_flops", "total_seconds"]) -> float:
-        """Return what the inputs had cost in all: what several of them share, once."""
+    def spent(
+        self, key: Literal["total_flops", "total_seconds"], besides: Collection[str] = ()
+    ) -> float:
+        """Return what the inputs had cost in all, but for some: what several share, once."""
         counted, total = set[str](), 0.0
-        for artifact in self.artifacts.values():
+        for artifact in (each for role, each in self.artifacts.items() if role not in besides):
             before = ancestors(artifact)
             shared = (before[identifier].facts for identifier in before.keys() & counted)
             trained = (facts for facts in shared if "chosen" not in facts)  # a choice repeats facts

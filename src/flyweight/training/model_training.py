@@ -94,8 +94,8 @@ def train_model(
         **data.facts(facts["steps"] * train.batch),
         **sparsity_facts(model),
         **kept,
-        "total_flops": facts["flops"] + inputs.spent("total_flops"),
-        "total_seconds": facts["seconds"] + inputs.spent("total_seconds"),
+        "total_flops": facts["flops"] + inputs.spent("total_flops", config.shapes),
+        "total_seconds": facts["seconds"] + inputs.spent("total_seconds", config.shapes),
     }
 
 

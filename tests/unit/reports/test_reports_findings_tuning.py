@@ -43,3 +43,9 @@ def test_no_gain_is_said_and_without_a_pair_there_is_no_verdict():
     assert "as good" in same.title and "acc 0.500 before" in same.title
     unpaired = change("learned", "nll", 1.0, 2.0, 0.9, 1.1).model_copy(update={"difference": None})
     assert tuned_advice([tuning(unpaired), tuning()]) == []
+
+
+def test_of_many_fine_tunings_none_stands_at_the_top():
+    record = tuning(change("learned", "nll", 1.0, 2.0, 0.9, 1.1))
+    assert len(tuned_advice([record, record])) == 2
+    assert tuned_advice([record, record, record]) == []

@@ -17,8 +17,17 @@ TITLES = {
 """What a fine-tuning has done, by the verdict of the paired difference."""
 
 
+MOST_AT_THE_TOP = 2
+"""Fine-tunings whose verdicts stand first; of more, each is told in its own section alone."""
+
+
 def tuned_advice(records: Sequence[Tuning]) -> list[Advice]:
-    """Return a verdict for each fine-tuning that was measured before and after."""
+    """Return a verdict for each fine-tuning that was measured before and after.
+
+    Of many, none stands at the top: they are steps towards the models that are recommended.
+    """
+    if len(records) > MOST_AT_THE_TOP:
+        return []
     return [advice for record in records if (advice := _advice(record)) is not None]
 
 
