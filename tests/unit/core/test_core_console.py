@@ -54,6 +54,8 @@ def test_progress_quotes_nothing_that_steers(kind):
             "accumulate",
             "rows",
             "used",
+            "tracker",
+            "where",
         ),
         EVIL,
     )
