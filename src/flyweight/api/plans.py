@@ -36,6 +36,7 @@ def plan(
     flops: str | float | None = None,
     parameters: str | int | None = None,
     bytes: str | None = None,
+    without: Sequence[str] = (),
     check: bool = False,
     session: Session = DEFAULT,
 ) -> Plan | GridPlan | ModelPlan:
@@ -44,10 +45,11 @@ def plan(
     `target` is a name, a file, the fields of a recipe or study, what `load` returned, a text for
     `train`, or a MODEL. `overrides` are `path=value` words. The limits are those of a recipe's
     budget: `memory="6GB"`, `time="10min"` (the only one of a study), `flops`, and `parameters` and
-    `bytes` of the smallest model. `print(plan)` shows its table. `plan.totals` has the sums, and
-    `plan.faults` says which limits are passed. With `check` two steps of each training are made in
-    a fresh process: `plan.stages[i].measured` has their memory. Raises RequestError with every
-    fault of the request, for a `check` of what trains nothing, and where memory does not suffice.
+    `bytes` of the smallest model. A recipe is planned without the stages `without`. `print(plan)`
+    shows its table. `plan.totals` has the sums, and `plan.faults` says which limits are passed.
+    With `check` two steps of each training are made in a fresh process: `plan.stages[i].measured`
+    has their memory. Raises RequestError with every fault of the request, for a `check` of what
+    trains nothing, and where memory does not suffice.
     """
     options = {
         "memory": memory,
@@ -58,35 +60,46 @@ def plan(
     }
     refuse_empty(options)
     limits = {name: str(value) for name, value in options.items() if value is not None}
-    planned = _planned(target, overrides, limits, session)
+    planned = _planned(target, overrides, limits, session, without)
     if not check:
         return planned
     return checked(planned, session)
 
 
 def _planned(
-    target: Target, overrides: Sequence[str], limits: Mapping[str, str], session: Session
+    target: Target,
+    overrides: Sequence[str],
+    limits: Mapping[str, str],
+    session: Session,
+    without: Sequence[str] = (),
 ) -> Plan | GridPlan | ModelPlan:
     """Return the plan of a target with its words and limits."""
     if isinstance(target, str | Path):
-        return runs.plan(_target_of(str(target), overrides, limits, session), session)
+        planned = _target_of(str(target), overrides, limits, without, session)
+        return runs.plan(planned, session)
     if isinstance(target, Mapping):
-        return runs.plan(runs.planned_fields(target, overrides, limits), session)
-    if overrides or limits:
+        return runs.plan(runs.planned_fields(target, overrides, limits, without), session)
+    if overrides or limits or without:
         what = "an artifact" if isinstance(target, Artifact) else "checked already"
         raise RequestError(
-            f"plan: this is {what}; limits and path=value words are for names and files"
+            f"plan: this is {what}; limits, path=value words and without are for names and files"
         )
     return runs.plan(target, session)
 
 
 def _target_of(
-    target: str, overrides: Sequence[str], limits: Mapping[str, str], session: Session
+    target: str,
+    overrides: Sequence[str],
+    limits: Mapping[str, str],
+    without: Sequence[str],
+    session: Session,
 ) -> Any:
     """Return what to plan for a name or file; for a text, the recipe that `train` would run."""
     if is_text(target, session):
+        if without:
+            raise RequestError(runs.NO_STAGES.format(target))
         return choose(target, *overrides, limits=limits, session=session).recipe
-    return runs.planned(target, overrides, limits)
+    return runs.planned(target, overrides, limits, without)
 
 
 @shows_what_takes_long

@@ -86,13 +86,16 @@ def load(
     return config_load.recipe(config_load.override(raw, overrides), name, without)
 
 
-def with_words(recipe: str | Path, words: Sequence[str]) -> Mapping[str, object]:
+def with_words(
+    recipe: str | Path, words: Sequence[str], without: Sequence[str] = ()
+) -> Mapping[str, object]:
     """Return the fields of a shipped recipe or of a file with `path=value` words applied.
 
-    For a model of the catalogue, the recipe is the one that trains it. Raises RequestError where
-    there is no such recipe, or a word names nothing in it.
+    The stages `without` are left out. For a model of the catalogue, the recipe is the one that
+    trains it. Raises RequestError where there is no such recipe, or a word names nothing in it.
     """
-    return config_load.override(_read(_recipe_that_trains(str(recipe)) or recipe), words)
+    raw = config_load.override(_read(_recipe_that_trains(str(recipe)) or recipe), words)
+    return config_load.without_stages(raw, without) if without else raw
 
 
 def _read(recipe: str | Path) -> dict[str, Any]:
@@ -170,7 +173,10 @@ def machine_of(session: Session, seed: int = 0) -> Machine:
 
 
 def planned(
-    target: str, overrides: Sequence[str] = (), limits: Mapping[str, str] = MappingProxyType({})
+    target: str,
+    overrides: Sequence[str] = (),
+    limits: Mapping[str, str] = MappingProxyType({}),
+    without: Sequence[str] = (),
 ) -> Any:
     """Return what `plan` takes for a word of the command line.
 
@@ -178,15 +184,16 @@ def planned(
     recipe's budget by name. A study has budgets of its own, and takes the limit of time alone.
     """
     if target in shipped() or (model_references.is_config(target) and _is_recipe(target)):
-        return load(
-            target, *overrides, *(f"budget.{name}={value}" for name, value in limits.items())
-        )
+        words = [f"budget.{name}={value}" for name, value in limits.items()]
+        return load(target, *overrides, *words, without=without)
+    if without and not _recipe_that_trains(target):
+        raise RequestError(NO_STAGES.format(target))
     if studies.is_study(target):
         return _planned_study(target, target, overrides, limits)
-    if not (overrides or limits):
+    if not (overrides or limits or without):
         return target
     if recipe := _recipe_that_trains(target):
-        return planned(recipe, overrides, limits)
+        return planned(recipe, overrides, limits, without)
     raise RequestError(
         f"{target}: limits and path=value words are for recipes; this is a single model"
     )
@@ -197,9 +204,21 @@ def _recipe_that_trains(model: str) -> str | None:
     return next((name for name in shipped() if model in _trained_models(_read(name))), None)
 
 
+NO_STAGES = "without: {} is not a recipe, and has no stages to leave out"
+
+
 def _trained_models(raw: Mapping[str, Any]) -> list[object]:
-    stages = raw.get("stages", {}).values()
-    return [stage.get("model") for stage in stages if isinstance(stage.get("model"), str)]
+    """Return the models of the catalogue that a raw recipe trains; a shape alone is none."""
+    return [
+        stage.get("model")
+        for stage in raw.get("stages", {}).values()
+        if isinstance(stage.get("model"), str) and _trains(stage)
+    ]
+
+
+def _trains(stage: Mapping[str, Any]) -> bool:
+    kind = schema.stage_class(stage.get("stage"))
+    return kind is not None and issubclass(kind, schema.TrainingStage)
 
 
 def _shapes_outside(recipe: schema.Recipe, store: Store) -> dict[str, schema.Architecture]:
@@ -221,13 +240,19 @@ def _shapes_outside(recipe: schema.Recipe, store: Store) -> dict[str, schema.Arc
 
 
 def planned_fields(
-    target: Mapping[str, object], overrides: Sequence[str], limits: Mapping[str, str]
+    target: Mapping[str, object],
+    overrides: Sequence[str],
+    limits: Mapping[str, str],
+    without: Sequence[str] = (),
 ) -> schema.Recipe | AnyStudy:
     """Return what `plan` takes for the fields of a recipe or of a study."""
     if ("models" in target and "stages" not in target) or is_tuning_study(target):
         name = str(target.get("name", "the study"))
+        if without:
+            raise RequestError(NO_STAGES.format(name))
         return _planned_study(target, name, overrides, limits)
-    return load(target, *overrides, *(f"budget.{name}={value}" for name, value in limits.items()))
+    words = [f"budget.{name}={value}" for name, value in limits.items()]
+    return load(target, *overrides, *words, without=without)
 
 
 def _planned_study(

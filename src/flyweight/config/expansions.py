@@ -31,6 +31,9 @@ CONTROLS = {
 }
 """What a distillation can be compared with, by its word in a recipe."""
 
+SHARED = ("data", "model", "input", "round", "round_layers")
+"""What a control that is trained alone has in common with its distillation."""
+
 SOURCES = "sources"
 TOLD = ("k", "rest", "store")
 """Fields of a record that a distillation asks for itself."""
@@ -105,7 +108,7 @@ def _controls(name: str, stage: dict[str, Any], words: Any) -> dict[str, dict[st
             key: value for key, value in _fields(stage, "train").items() if key not in left_out
         }
         tied = {**train, "same_as": {"stage": name, "of": quantity}}
-        kept = {key: stage[key] for key in ("data", "model", "input", "round") if key in stage}
+        kept = {key: stage[key] for key in SHARED if key in stage}
         found[control] = {"stage": "pretrain", **kept, "train": tied}
     return found
 

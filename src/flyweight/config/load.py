@@ -54,11 +54,11 @@ def recipe(
     checked = _checked(raw, where)
     if not without:
         return checked
-    return _checked(_without(raw, without), where)
+    return _checked(without_stages(raw, without), where)
 
 
-def _without(raw: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """Return a checked raw recipe without the named stages.
+def without_stages(raw: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return a raw recipe, which was checked before, without the named stages.
 
     First go those that it has written, then those that words stand for, then those that lists of a
     measurement stand for: so the lists can drop what went before.

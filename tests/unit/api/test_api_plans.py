@@ -54,3 +54,20 @@ def test_a_check_is_refused_where_memory_is_not_free(recipe, monkeypatch):
     monkeypatch.setattr(plans, "free_bytes", lambda device: 10**8)
     with pytest.raises(RequestError, match=r"100 MB of memory are free, and the plan needs more"):
         fw.plan(recipe, check=True, session=QUIET)
+
+
+def test_a_recipe_is_planned_without_stages(recipe):
+    planned = fw.plan(recipe, without=["tuned"], session=QUIET)
+    assert [stage.name for stage in planned.stages] == ["large", "small"]
+    for target in ({"name": "a", "models": {}}, "gpt2"):
+        with pytest.raises(RequestError, match=r"without: .* has no stages to leave out"):
+            fw.plan(target, without=["tuned"], session=QUIET)
+    with pytest.raises(RequestError, match="checked already"):
+        fw.plan(fw.load(recipe), without=["tuned"], session=QUIET)
+
+
+def test_a_shape_that_a_recipe_only_measures_is_no_model_that_it_trains():
+    with pytest.raises(RequestError, match="this is a single model"):
+        fw.plan("gpt2", memory="6GB", session=QUIET)
+    poster = fw.plan("distilqwen3-poster", memory="20GB", session=QUIET)
+    assert [stage.name for stage in poster.stages] == ["student"]

@@ -45,6 +45,14 @@ def test_a_student_that_goes_on_has_controls_that_go_on():
     assert made.stages["student-same-tokens"].input == "teacher"
 
 
+def test_a_control_is_rounded_as_its_student_is():
+    fields = {"round": "int4", "round_layers": {"blocks.0.*": "int8"}}
+    made = recipe(controls=["same_tokens"], **fields)
+    student, control = made.stages["student"], made.stages["student-same-tokens"]
+    assert student.round is not None and student.round_layers
+    assert (control.round, control.round_layers) == (student.round, student.round_layers)
+
+
 def test_controls_are_compared_where_the_student_is():
     made = recipe(report={"compare": ["teacher", "student"]}, controls=["same_tokens"])
     assert made.report.compare == ("teacher", "student", "student-same-tokens")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flyweight.cli.options import WORK, CommonOptions, Overrides, Without, verb
 from flyweight.core.terminal import print_json
 from flyweight.errors import FlyweightError, NothingFits, RequestError
+
+if TYPE_CHECKING:
+    from flyweight.api.session import Session
+    from flyweight.planning.grid import GridPlan
+    from flyweight.planning.model_plan import ModelPlan
+    from flyweight.planning.recipe_plan import Plan
 
 Fresh = Annotated[bool, typer.Option("--fresh", help="Make a finished run anew.")]
 
@@ -155,6 +162,7 @@ def plan(
             "--check", help="Make two steps of each training, and show planned against measured."
         ),
     ] = False,
+    without: Without = None,
 ) -> None:
     """Say what a recipe, study, config or model needs, before anything runs.
 
@@ -174,18 +182,11 @@ def plan(
     }
     if fit and check:
         raise RequestError("--fit: it prints a recipe; check that one in a second call")
-    chosen: tuple[str, ...] = ()
     with shared.session(quiet=True) as session:
-        if api.is_text(target, session):
-            texts, fields = _apart([target, *(overrides or ())])
-            named = {name: value for name, value in limits.items() if value is not None}
-            try:
-                choice = api.choose(texts, *fields, limits=named, session=session)
-            except NothingFits as error:
-                raise FlyweightError(str(error)) from error
-            chosen = choice.lines
-            result = api.plan(choice.recipe, session=session)
+        if api.is_text(target, session) and not without:
+            result, chosen = _planned_text([target, *(overrides or ())], limits, session)
         else:
+            chosen = ()
             result = api.plan(
                 target,
                 *(overrides or ()),
@@ -194,6 +195,7 @@ def plan(
                 flops=flops,
                 parameters=parameters,
                 bytes=size,
+                without=without or (),
                 session=session,
             )
         if check:
@@ -204,7 +206,8 @@ def plan(
                 f"--fit: {target} is not a recipe; only a recipe can be changed to fit"
             )
         given = [f"budget.{name}={value}" for name, value in limits.items() if value is not None]
-        fields = api.with_words(target, [*(overrides or ()), *given, *result.words()])
+        words = [*(overrides or ()), *given, *result.words()]
+        fields = api.with_words(target, words, without or ())
         shared.answer(fields, plans.recipe)
         return
     answer = result.json()
@@ -214,6 +217,21 @@ def plan(
     # Only what `run` or `study` would refuse is a failure, such as a grid over its limit.
     if getattr(result, "faults", ()) or (isinstance(result, GridPlan) and result.warnings):
         raise typer.Exit(1)
+
+
+def _planned_text(
+    words: list[str], limits: Mapping[str, str | None], session: Session
+) -> tuple[Plan | GridPlan | ModelPlan, tuple[str, ...]]:
+    """Return the plan of training on a text, and what was chosen for it, in words."""
+    from flyweight import api
+
+    texts, fields = _apart(words)
+    named = {name: value for name, value in limits.items() if value is not None}
+    try:
+        choice = api.choose(texts, *fields, limits=named, session=session)
+    except NothingFits as error:
+        raise FlyweightError(str(error)) from error
+    return api.plan(choice.recipe, session=session), choice.lines
 
 
 def schema(
