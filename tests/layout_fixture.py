@@ -93,9 +93,9 @@ def profile(total):
 
 
 def pruning():
-    """Return a sweep of two sparsities: the larger one costs 2 on the whole split."""
+    """Return a sweep of two sparsities: the larger costs 2 on the whole split and two adapters."""
 
-    def row(sparsity, part, whole):
+    def row(sparsity, part, whole, idle=0):
         width = 0.5
         costs = [
             PerplexityCost(value=cost, low=cost - width, high=cost + width)
@@ -114,12 +114,15 @@ def pruning():
             chosen_on=SweptNll(
                 nll=chosen_on, low=chosen_on - 0.2, high=chosen_on + 0.2, targets=1000
             ),
+            idle_adapters=idle,
         )
 
     return Pruning(
         sparsity=0.0,
         adapter_sparsity=0.8,
-        sweep=(row(0.5, 0.1, 0.2), row(0.8, 0.9, 2.0)),
+        adapters=3,
+        idle_adapters=2,
+        sweep=(row(0.5, 0.1, 0.2), row(0.8, 0.9, 2.0, idle=2)),
         chosen=0.8,
         undecided=(0.8,),
         limit=1.0,

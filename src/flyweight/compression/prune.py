@@ -179,12 +179,23 @@ def _adapter_parts(model: Model, config: Prune) -> Parts:
         if not isinstance(module, LoraAdapter):
             continue
         if config.method != "random" and not module.b.count_nonzero():
-            raise RequestError(
-                f"prune: B of {name} is zero everywhere, so this adapter was never trained, and "
-                f"its zeros would be no result of pruning; fine-tune the model first"
-            )
+            raise RequestError(_nothing_to_prune(name, module))
         parts |= {f"{name}.{part}": pair for part, pair in zip("ab", module.masks(), strict=True)}
     return parts
+
+
+def _nothing_to_prune(name: str, adapter: LoraAdapter) -> str:
+    """Return why an adapter whose B is zero everywhere cannot be pruned."""
+    (_, mask_of_b) = list(adapter.masks())[1]
+    if not unpack_bits(mask_of_b, adapter.b.shape[-1]).any():
+        return (
+            f"prune: B of {name} was pruned whole before, and nothing of this adapter is left; "
+            f"prune less there, or with scope: layer, which keeps a share of each matrix"
+        )
+    return (
+        f"prune: B of {name} is zero everywhere, so this adapter was never trained, and "
+        f"its zeros would be no result of pruning; fine-tune the model first"
+    )
 
 
 # --- configs ---

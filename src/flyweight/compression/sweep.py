@@ -16,6 +16,7 @@ from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation.compare import paired
 from flyweight.evaluation.likelihood import ScoredSplit, evaluate
 from flyweight.model.build import Model
+from flyweight.model.sparsity import sparsity_facts
 from flyweight.records.sweep import PerplexityCost, SweptNll, SweptSparsity
 
 FEWEST_TOKENS = 16
@@ -78,7 +79,8 @@ def sweep(
     before = measured(model)
     rows = list[SweptSparsity]()
     for sparsity in config.among:
-        after = measured(pruned(sparsity))
+        model_then = pruned(sparsity)
+        after = measured(model_then)
         cost = _cost(after.choosing, before.choosing)
         whole = cost if choosing is split else _cost(after.whole, before.whole)
         rows.append(
@@ -88,6 +90,7 @@ def sweep(
                 perplexity_cost=cost,
                 whole_cost=whole,
                 chosen_on=SweptNll(**_nll(after.choosing)),
+                idle_adapters=sparsity_facts(model_then).get("idle_adapters", 0),
             )
         )
     limit = config.within.perplexity

@@ -119,6 +119,11 @@ class LoraAdapter(nn.Module):
                 mask = torch.empty(shape, dtype=torch.uint8)
             self.register_buffer(name, mask)
 
+    @property
+    def masked(self) -> bool:
+        """Whether it was pruned."""
+        return self.a_mask is not None
+
     def part_a(self, use: int) -> Tensor:
         """Return A (r, in) as a visit uses it, with zeros where it is pruned."""
         whole = self.a if self.a_mask is None else kept(self.a, self.a_mask)

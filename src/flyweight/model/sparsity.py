@@ -19,8 +19,9 @@ def sparsity_facts(model: nn.Module, names: Collection[str] | None = None) -> di
 
     `sparsity` is the share of zeros in the matrices that are effective: a LoRA's product is part of
     its matrix, so pruned adapters leave that dense. `adapter_sparsity` is the share in pruned A and
-    B themselves. `nonzero` and `adapter_nonzero` count the other numbers. `names` are the matrices
-    that were pruned where the model itself does not tell: one that was merged, or rounded.
+    B themselves. `nonzero` and `adapter_nonzero` count the other numbers. `idle_adapters` of the
+    pruned `adapters` add nothing any more: their product is zero everywhere. `names` are the
+    matrices that were pruned where the model itself does not tell: one that was merged, or rounded.
     """
     names = pruned_layers(model) if names is None else names
     weights = _Count()
@@ -28,11 +29,18 @@ def sparsity_facts(model: nn.Module, names: Collection[str] | None = None) -> di
         if name in names:
             weights.add(_effective(layer))
     adapters = _Count()
-    for module in model.modules():
-        if isinstance(module, LoraAdapter):
-            for tensor, _ in module.masks():
-                adapters.add(tensor)
-    return weights.facts("") | adapters.facts("adapter_")
+    pruned = [each for each in model.modules() if isinstance(each, LoraAdapter) and each.masked]
+    for adapter in pruned:
+        for tensor, _ in adapter.masks():
+            adapters.add(tensor)
+    counts = {"adapters": len(pruned), "idle_adapters": sum(not adds(each) for each in pruned)}
+    return weights.facts("") | adapters.facts("adapter_") | (counts if pruned else {})
+
+
+def adds(adapter: LoraAdapter) -> bool:
+    """Return whether a LoRA changes its matrices: a number of B meets one of A."""
+    product = adapter.b.ne(0).float() @ adapter.a.ne(0).float()  # (..., out, in)
+    return bool(product.any())
 
 
 def pruned_layers(model: nn.Module) -> set[str]:

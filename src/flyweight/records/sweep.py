@@ -31,12 +31,14 @@ class SweptSparsity(SweptNll):
 
     `chosen_on` is its NLL on the text that chooses, and `perplexity_cost` its cost there.
     `whole_cost` is its cost on the whole split, None where an earlier version did not measure it.
+    `idle_adapters` add nothing any more.
     """
 
     sparsity: float
     perplexity_cost: PerplexityCost
     whole_cost: PerplexityCost | None = None
     chosen_on: SweptNll
+    idle_adapters: int = 0
 
     def before(self) -> float | None:
         """Return the perplexity of the whole split before pruning; None where it is not known."""
@@ -51,12 +53,14 @@ class Pruning(Record):
     """The zeros of a pruned model, and the sweep that chose their share where there was one.
 
     `sparsity` is of its pruned matrices with their adapters, `adapter_sparsity` of the adapters
-    alone. `limit` is the perplexity that zeros may cost. `undecided` sparsities are those whose
-    interval holds it.
+    alone. `idle_adapters` of its `adapters` add nothing any more. `limit` is the perplexity that
+    zeros may cost. `undecided` sparsities are those whose interval holds it.
     """
 
     sparsity: float | None = None
     adapter_sparsity: float | None = None
+    adapters: int = 0
+    idle_adapters: int = 0
     sweep: tuple[SweptSparsity, ...] = ()
     chosen: float | None = None
     undecided: tuple[float, ...] = ()
@@ -65,6 +69,6 @@ class Pruning(Record):
     @classmethod
     def from_facts(cls, facts: Mapping[str, object], limit: float | None) -> Self:
         """Return the pruning that an artifact's facts tell of."""
-        names = ("sparsity", "adapter_sparsity", "sweep", "chosen", "undecided")
+        names = cls.model_fields.keys() - {"limit"}
         known = {name: facts[name] for name in names if name in facts}
         return cls.model_validate({**known, "limit": limit})

@@ -1,3 +1,4 @@
+import layout_fixture as light
 import pytest
 import report_fixture as made
 
@@ -159,6 +160,13 @@ def test_halved_micro_batches_are_told():
         "`student` was computed in 8 pieces a step instead of 2, because memory ran out." in titles
     )
     assert not any("pieces" in each.title for each in said())
+
+
+def test_adapters_of_which_nothing_is_left_are_told():
+    summary = light.lightgpt2()
+    title = titled(words.findings(summary), "adapters whole").title
+    assert title == "`pruned` has pruned 2 of 3 adapters whole: they add nothing any more."
+    assert not any("adapters whole" in each.title for each in said())
 
 
 def test_a_control_that_was_cut_short_is_told():

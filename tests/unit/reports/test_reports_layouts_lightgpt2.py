@@ -185,7 +185,9 @@ def test_figure_2_has_both_texts_and_their_bounds():
     assert [cell.value for _, cell in first.points] == pytest.approx([30.1, 30.9])
     assert (whole.points[1][1].low, whole.points[1][1].high) == pytest.approx((21.5, 22.5))
     assert [cell.value for cell in part.marks.values()] == pytest.approx([21.0, 31.0])
-    assert any("0.8" in note for note in part.notes)
+    _, idle, undecided = part.notes
+    assert idle.startswith("At 0.8 adapters are pruned whole") and "2 of 3" in idle
+    assert "which side of the bound: 0.8" in undecided
     assert "<svg" in part.drawings("x-")[0].svg
 
 

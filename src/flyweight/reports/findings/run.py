@@ -57,6 +57,7 @@ def findings(
     for group in grouped:
         results += [*_broken(group.models), *_below_floor(group)]
     results += [*_losses(summary), *_overlaps(summary), *_halved(models), *_budget(summary)]
+    results += _idle(summary)
     results += memory_findings(summary)
     return tuple(results)
 
@@ -347,6 +348,25 @@ def _halved(models: Sequence[RankedModel]) -> list[RunFinding]:
         )
         text = f"Its updates are the same. train.accumulate={training.pieces} asks for it at once."
         results.append(RunFinding("note", title, text))
+    return results
+
+
+def _idle(summary: Summary) -> list[RunFinding]:
+    """Name the prunings that left nothing of adapters."""
+    results = []
+    for stage in summary.stages:
+        pruning = stage.pruning
+        if pruning is None or not pruning.idle_adapters:
+            continue
+        title = (
+            f"`{stage.name}` has pruned {pruning.idle_adapters} of {pruning.adapters} adapters "
+            f"whole: they add nothing any more."
+        )
+        text = (
+            "No further training brings them back. With scope: global one threshold is for A and "
+            "B, and B is usually smaller, so it goes first; scope: layer keeps a share of each."
+        )
+        results.append(RunFinding("warning", title, text))
     return results
 
 

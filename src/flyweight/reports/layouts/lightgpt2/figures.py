@@ -85,6 +85,11 @@ def _sweep_notes(pruning: Pruning) -> tuple[str, ...]:
         f"Chosen: {pruning.chosen:g}. Bars: 95 % intervals of the paired change from the model "
         f"before. The bound is {pruning.limit:g} above it."
     ]
+    if idle := [f"{row.sparsity:g}" for row in pruning.sweep if row.idle_adapters]:
+        notes.append(
+            f"At {', '.join(idle)} adapters are pruned whole and add nothing any more: "
+            f"{pruning.idle_adapters} of {pruning.adapters} in what was chosen."
+        )
     if pruning.undecided:
         shares = ", ".join(f"{share:g}" for share in pruning.undecided)
         notes.append(f"The tokens that chose cannot tell on which side of the bound: {shares}.")
