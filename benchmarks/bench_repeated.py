@@ -60,10 +60,9 @@ def stages(steps: int) -> dict[str, Stage]:
     def trained(of: dict[str, Any] | None = None, /, **more: Any) -> Stage:
         return {"stage": "pretrain", "model": {**model, **(of or {})}, "train": {**train, **more}}
 
-    def taught(*teachers: str, **model_fields: Any) -> Stage:
-        told = {"told": {"k": 16}} if len(teachers) > 1 else {}
-        teacher = list(teachers) if len(teachers) > 1 else teachers[0]
-        student = {"model": {**model, **model_fields}, "train": train}
+    def taught(teacher: str | list[str], **more: Any) -> Stage:
+        told = {"told": {"k": 16}} if isinstance(teacher, list) else {}
+        student = {"model": {**model, **more}, "train": train}
         return {"stage": "distill", "teacher": teacher, **told, **student}
 
     def heads(**fields: Any) -> dict[str, Any]:
@@ -91,8 +90,8 @@ def stages(steps: int) -> dict[str, Stage]:
         "twice-as-wide-dropout": trained({**wide, **dropout}),
         "second-generation": taught(PLAIN),
         "third-generation": taught("second-generation"),
-        "taught-by-snapshots": taught(PLAIN, f"{PLAIN}@0.5", f"{PLAIN}@0.75"),
-        "taught-by-three": taught("input-noise", "dropout", "average"),
+        "taught-by-snapshots": taught([PLAIN, f"{PLAIN}@0.5", f"{PLAIN}@0.75"]),
+        "taught-by-three": taught(["input-noise", "dropout", "average"]),
         "taught-by-the-wide-one-dropout": taught("twice-as-wide-dropout", **dropout),
         "counts-mixed-in": {"stage": "mix", "input": PLAIN, "pointer": None},
     }
