@@ -2,7 +2,7 @@
 
     python benchmarks/bench_repeated.py [--runs DIR] [--data-dir DIR] [--seeds 0 1] [--quick]
 
-The first quarter of Tiny Shakespeare's training text is read ten times by 4 x 96; its last 10 % choose (the first half)
+The first tenth of Tiny Shakespeare's training text is read ten times by 4 x 96; its last 10 % choose (the first half)
 and report (the second). Every stage reads the same tokens and keeps the best of eight validations. `more bits` is the
 paired difference to `plain` on the test half, of one training each.                     results/repeated.csv
 """
@@ -20,13 +20,13 @@ from flyweight.api import Session
 from flyweight.config import load
 
 PLAIN = "plain"
-READ = 250_000
+READ = 100_000
 """Characters of the training text, which is read `EPOCHS` times."""
 
 EPOCHS = 10
 BATCH, CONTEXT = 12, 128
 STEPS = READ * EPOCHS // (BATCH * CONTEXT)
-SETTING = "4 x 96, 250,000 characters read 10 times"
+SETTING = "4 x 96, 100,000 characters read 10 times"
 Stage = dict[str, Any]
 
 
@@ -34,7 +34,7 @@ def text(data_dir: Path, folder: Path) -> tuple[Path, float]:
     """Write the shortened text; return its path and the share of each of the two held-out halves."""
     whole = (data_dir / "tiny-shakespeare" / "input.txt").read_text(encoding="utf-8")
     held_out = whole[-(len(whole) // 10) :]
-    path = folder / "quarter.txt"
+    path = folder / "tenth.txt"
     path.write_text(whole[:READ] + held_out, encoding="utf-8")
     return path, len(held_out) / 2 / (READ + len(held_out))
 
