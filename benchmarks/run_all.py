@@ -44,6 +44,13 @@ BENCHMARKS = {
     "prune": ["bench_prune.py"],
     "train_default": ["bench_train_default.py"],
     "shakespeare": ["bench_shakespeare.py"],
+    "ptb": ["bench_ptb.py"],
+    "repeated": ["bench_repeated.py"],
+    "shakespeare-generations": [
+        "bench_shakespeare.py",
+        "--recipe",
+        str(ROOT / "benchmarks" / "shakespeare-generations.yaml"),
+    ],
     "shakespeare-distilled": ["bench_shakespeare.py", "--recipe", "shakespeare-distilled"],
     "shakespeare-alone": [
         "bench_shakespeare.py",
