@@ -376,6 +376,7 @@ def run_checked(
     _hold_memory(asked.budget, context.runtime.device)
     recipes.check_inputs(asked, resolve)
     recipes.check_tasks(asked, context.data_dir)
+    recipes.check_streams(asked, context.data_dir)
     machine = Machine.of(context.store, context.runtime, context.watch)
     checked, meter.after = plans.time_shared(asked, machine, context.data_dir)
     meter.shared = checked is not asked

@@ -13,14 +13,16 @@ from flyweight.checkpoints import load_any, tokenizer_files
 from flyweight.config import load, schema
 from flyweight.config.schema import SAME_AS, STAGE_CONFIGS, StageConfig, Strict
 from flyweight.config.stage import sources_of_tokens
+from flyweight.config.stream import NOT_PACKED
 from flyweight.config.units import format_size, format_time
 from flyweight.core import allocator, machine
 from flyweight.core.files import digest, disk_errors, reason, sha256, user_path
 from flyweight.core.runtime import Precision
 from flyweight.data import stages as data_stages
-from flyweight.data.document import corpus_label
 from flyweight.data.pack import source_fingerprint
 from flyweight.data.sources import with_tokenizer
+from flyweight.data.streams import open_stream
+from flyweight.data.streams.held_out import shares
 from flyweight.data.tasks.folder import examples_fingerprint, read_splits
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.decode import chat_template
@@ -98,7 +100,7 @@ class Runner:
         `read` is `data` with a tokenizer that can be read. A text that the model was trained on is
         packed with its tokenizer already.
         """
-        name = corpus_label(data.corpus)
+        name = data.label
         stage = data_stages.STAGES["corpus"]
         identity = Identity(
             stage="corpus",
@@ -314,7 +316,7 @@ class Runner:
         if (model.vocab_size or 0) < entries:
             raise RequestError(
                 f"model.vocab_size: {model.vocab_size}, but the tokenizer of "
-                f"{corpus_label(config.data.corpus)} has"
+                f"{config.data.label} has"
                 f" {entries} entries; leave vocab_size out and it follows the tokenizer"
             )
         return config.model_copy(update={"model": model})
@@ -397,7 +399,7 @@ def _own_tokenizer(data: schema.Data, model: Artifact | None) -> tuple[schema.Da
     file = model.path / "model" / "tokenizer.json"
     if not file.is_file():
         raise RequestError(
-            f"data.tokenizer: {model.id} has no tokenizer, so it cannot read {data.corpus}"
+            f"data.tokenizer: {model.id} has no tokenizer, so it cannot read {data.label}"
         )
     own = schema.ModelTokenizer(sha256=sha256(file))
     of_file = schema.FileTokenizer(path=str(file))
@@ -445,7 +447,10 @@ def _packing_identity(packing: schema.Data) -> dict[str, object]:
     A field of later days only where it is set, so that ids stay.
     """
     later = {"column"} if packing.column is None else set()
-    return packing.model_dump(mode="json", exclude={"context", *later})
+    fields = packing.model_dump(mode="json", exclude={"context", *later})
+    for name in NOT_PACKED:
+        (fields.get("stream") or {}).pop(name, None)
+    return fields
 
 
 @dataclass
@@ -571,6 +576,14 @@ def check_inputs(recipe: schema.Recipe, resolve: Resolver) -> None:
             continue
         model = load_any.own_config(inputs.model("input"), f"stages.{name}.input")
         stage_of(stage.stage).plan(stage, PlannedInputs({"input": model}))
+
+
+def check_streams(recipe: schema.Recipe, data_dir: Path | None) -> None:
+    """Raise RequestError, before anything is made, for a stream whose shards cannot be found."""
+    data = [getattr(stage, "data", None) for stage in recipe.stages.values()]
+    streams = [each.stream for each in (*data, recipe.report.data) if isinstance(each, schema.Data)]
+    for stream in dict.fromkeys(each.packed() for each in streams if each is not None):
+        shares(stream, open_stream(stream, data_dir))
 
 
 def check_tasks(recipe: schema.Recipe, data_dir: Path | None) -> None:

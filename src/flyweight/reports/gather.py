@@ -15,7 +15,7 @@ from flyweight.config.units import MOST, format_percent
 from flyweight.core.events import read_events
 from flyweight.core.files import read_json
 from flyweight.data.corpus import Corpus
-from flyweight.data.document import corpus_label
+from flyweight.data.document import text_label
 from flyweight.errors import FlyweightError
 from flyweight.evaluation.compare import comparable_groups, compare_models
 from flyweight.evaluation.resampling import UNITS, UnitScores
@@ -301,7 +301,7 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> run_sum
     config = artifact.identity["config"]
     measured = None if floors is None else NgramFloors.from_metrics(floors.metrics())
     return run_summary.CorpusSummary(
-        name=corpus_label(config["corpus"]),
+        name=text_label(config),
         fingerprint=meta.fingerprint,
         tokenizer=f"{config['tokenizer']['kind']} ({meta.vocab_size:,})",
         vocab_size=meta.vocab_size,
@@ -354,7 +354,7 @@ def corpus_name(measurement: Artifact) -> str:
     corpus = measurement.facts.get("corpus")
     if corpus is None or not (measurement.path.parent / corpus / "manifest.json").is_file():
         return ""
-    name = str(Artifact.open(measurement.path.parent / corpus).identity["config"]["corpus"])
+    name = text_label(Artifact.open(measurement.path.parent / corpus).identity["config"])
     return name if name.startswith("hf:") else Path(name).name or name
 
 

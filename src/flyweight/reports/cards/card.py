@@ -21,7 +21,7 @@ from flyweight.config.stage import Origin
 from flyweight.config.units import format_bits, format_count, format_flops, format_size, format_time
 from flyweight.core import machine
 from flyweight.core.files import read_json, write_text
-from flyweight.data.document import corpus_label
+from flyweight.data.document import text_label
 from flyweight.errors import FlyweightError
 from flyweight.records.run_summary import Summary
 from flyweight.reports import gather
@@ -228,7 +228,7 @@ def exported(
     ]:
         matter["base_model"] = bases
     if corpus := subject.corpus:
-        name = corpus_label(corpus.identity["config"]["corpus"])
+        name = text_label(corpus.identity["config"])
         matter |= (
             {"datasets": [name.removeprefix("hf:").partition(":")[0]]}
             if name.startswith("hf:")
@@ -538,4 +538,4 @@ def _known(store: Store, evaluation: Artifact) -> str:
         corpus = Artifact.glance(store.root / evaluation.identity["parents"]["corpus"])
     except FlyweightError:
         return str(evaluation.identity["parents"]["corpus"])
-    return corpus_label(corpus.identity["config"]["corpus"])
+    return text_label(corpus.identity["config"])
