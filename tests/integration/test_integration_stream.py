@@ -73,9 +73,9 @@ def test_a_killed_training_goes_on_at_the_same_token(raw, tmp_path, monkeypatch)
     monkeypatch.setattr(Trainer, "step", step)
     resumed = made(raw, tmp_path, "killed")
     assert resumed.id == whole.id and same(resumed, whole)
-    for name in ("documents", "bytes_read", "shards_skipped", "rows_skipped", "best_nll"):
+    for name in ("documents_read", "bytes_read", "shards_skipped", "rows_skipped", "best_nll"):
         assert resumed.facts[name] == whole.facts[name]
-    assert whole.facts["documents"] > 20 and whole.facts["stopped_by"] == "steps"
+    assert whole.facts["documents_read"] > 20 and whole.facts["stopped_by"] == "steps"
 
 
 class Packed:

@@ -64,7 +64,7 @@ def stream_facts(place: StreamPlace, waited: float) -> dict[str, Any]:
     `data_wait` are the seconds in which the training waited for its text since it was resumed.
     """
     return {
-        "documents": place.documents,
+        "documents_read": place.documents,
         "bytes_read": place.bytes,
         "shards_skipped": place.shards_skipped,
         "rows_skipped": place.rows_skipped,

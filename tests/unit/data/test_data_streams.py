@@ -180,7 +180,10 @@ def test_a_shard_that_was_cut_off_is_skipped_and_told(tmp_path: Path, suffix: st
 def test_too_many_bad_shards_end_it(tmp_path: Path):
     source = write_shards(tmp_path)
     truncated(tmp_path / "part-002.jsonl.gz")
-    with pytest.raises(FlyweightError, match=r"1 of 4 shards .* bad_shards allows 0.01 .*part-002"):
+    with pytest.raises(
+        FlyweightError,
+        match=r"1 of 4 shards .*bad_shards allows 0.01 .*part-002.jsonl.gz: is damaged",
+    ):
         texts_of(small(source))
 
 

@@ -24,7 +24,7 @@ LONGEST_WAIT = 30.0
 """Seconds between two attempts at most."""
 
 _BATCH = 256
-_PIECE = 1 << 14
+_PIECE = 1 << 11
 
 Texts = Iterator[str | None]
 """The text of each row; None for a row that has none, or is no row at all."""
@@ -119,7 +119,8 @@ def rows(
     except Unreadable:
         raise
     except (FlyweightError, OSError, EOFError, ValueError, csv.Error) as error:
-        raise Unreadable(f"{shard.name}: {reason(error)}") from error
+        why = reason(error).removeprefix(f"{shard.name}: ").removeprefix(f"{shard.name} ")
+        raise Unreadable(f"{shard.name}: {why}") from error
     except Exception as error:
         if type(error).__module__.split(".")[0] == "builtins":
             raise  # a fault of the program; what is left are errors of the network and of Parquet
