@@ -84,6 +84,7 @@ from flyweight.config.embedding import (
     NoBigram as NoBigram,
 )
 from flyweight.config.finetuning import tuned_config
+from flyweight.config.importing import Import as Import
 from flyweight.config.layers import (
     GATED as GATED,
     Add as Add,
@@ -862,6 +863,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "select": Select,
     "snapshot": Snapshot,
     "init": Initialise,
+    "import": Import,
     "quantize": Quantize,
     "prune": Prune,
     "pack": Pack,
@@ -881,7 +883,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
 """Every kind of stage by name; `flyweight.register_stage` adds those of other packages."""
 
 
-OTHER_ARTIFACTS = ("corpus", "examples", "import")
+OTHER_ARTIFACTS = ("corpus", "examples")
 """Kinds of artifacts that no recipe can name as a stage."""
 
 

@@ -157,7 +157,8 @@ class Runner:
             precision = self.context.runtime.precision(config.train.products, model.dim)
             train = config.train.model_copy(update={"precision": precision})
             config = config.model_copy(update={"train": train})
-        identity = runner._identity(config, stage, inputs, precision)
+        own = stage.own_identity(config)
+        identity = own or runner._identity(config, stage, inputs, precision)
         if model is not None and drops([config.model_dump(), model.model_dump()]):
             identity = replace(identity, version=identity.version + ROW_MASKS)
         self.context.watch("stage", {"name": name, "stage": config.stage, "id": identity.id})
