@@ -509,6 +509,8 @@ def _summarise(
         gather.MadeStage(name, stage.config, stage.artifact, stage.reused)
         for name, stage in finished.stages.items()
     ]
+    apart = {each.name for each in made} - {model.name for model in compared}
+    told = apart if recipe.report.layout is not None else set[str]()
     corpora = []
     for name, result in finished.floors.items():
         assert isinstance(result.config, schema.Floors)
@@ -531,7 +533,10 @@ def _summarise(
         task_comparisons=gather.task_comparisons(sources),
         tuning=tuple(_tuning(finished, name) for name in finished.tuned),
         validation=gather.on_validation(made),
-        stages=tuple(gather.stage(each, needs.get(each.name), planned.held) for each in made),
+        stages=tuple(
+            gather.stage(each, needs.get(each.name), planned.held, in_full=each.name in told)
+            for each in made
+        ),
         unmade=tuple(name for name in recipe.stages if name not in finished.stages),
         layout=recipe.report.layout,
     )

@@ -52,15 +52,25 @@ class BpeTokenizer(Strict):
     sample: Annotated[Size, Field(gt=0)] = 100_000_000
 
 
+def _none(value: object) -> bool:
+    return value is None
+
+
+def _false(value: object) -> bool:
+    return value is False
+
+
 class FileTokenizer(Strict):
-    """An existing `tokenizer.json`."""
+    """An existing `tokenizer.json`, or a folder that has one: here, or in the data folder.
+
+    With `cut` it loses the entries that the text never uses, and the model their rows. The text is
+    cut into the same pieces as before. Other text that would need a missing entry gets shorter
+    ones, down to single bytes, and still comes back.
+    """
 
     kind: Literal["file"] = "file"
     path: str
-
-
-def _none(value: object) -> bool:
-    return value is None
+    cut: bool = Field(default=False, exclude_if=_false)
 
 
 class ModelTokenizer(Strict):

@@ -84,6 +84,7 @@ from flyweight.config.embedding import (
     NoBigram as NoBigram,
 )
 from flyweight.config.finetuning import tuned_config
+from flyweight.config.importing import Import as Import
 from flyweight.config.layers import (
     GATED as GATED,
     Add as Add,
@@ -131,6 +132,7 @@ from flyweight.config.scoring import (
     Score as Score,
     ScoredTask as ScoredTask,
 )
+from flyweight.config.seeds import Seed as Seed
 from flyweight.config.sharing import (
     All as All,
     Cycle as Cycle,
@@ -250,12 +252,13 @@ class TrainingStage(StageConfig):
     They compute in the configured precision, and a budget counts what they spend. `round` lets the
     blocks' matrices be read as a quantize stage of this kind would round them, while their float
     values are trained. `round_layers` gives some of them a kind of their own, by patterns, as
-    `layers` does there.
+    `layers` does there. `seed` is that of this training; by default that of the recipe.
     """
 
     model: Architecture | None = None
     data: StageData
     train: Train = Train()
+    seed: Seed | None = Field(default=None, exclude_if=_none)
     round: LinearKind | None = Field(default=None, exclude_if=_none)
     round_layers: dict[str, LinearKind] = Field(
         default_factory=dict[str, LinearKind], exclude_if=_no_fields
@@ -265,6 +268,7 @@ class TrainingStage(StageConfig):
     defaults: ClassVar[tuple[str, ...]] = ("data", "train", "model")
     spends: ClassVar[tuple[str, ...]] = EVERY_QUANTITY
     validated: ClassVar[bool] = True
+    several: ClassVar[tuple[str, ...]] = ("seed",)
 
     def no_validation(self) -> str:
         """Return why `select` cannot choose this stage by validation; empty where it can."""
@@ -524,6 +528,8 @@ class Distill(NewOrExisting):
                 "told: how many rows are read has to be known; give train.steps, tokens, epochs or "
                 "flops"
             )
+        if self.told is not None and self.seed is not None:
+            faults.append("seed: a record is of the recipe's seed; leave told or seed out")
         if self.told is None and self.objective.rest != "bucket":
             faults.append("objective.rest: is about a record; name one with told, or leave it out")
         return faults
@@ -875,6 +881,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "select": Select,
     "snapshot": Snapshot,
     "init": Initialise,
+    "import": Import,
     "quantize": Quantize,
     "prune": Prune,
     "pack": Pack,
@@ -894,7 +901,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
 """Every kind of stage by name; `flyweight.register_stage` adds those of other packages."""
 
 
-OTHER_ARTIFACTS = ("corpus", "examples", "import")
+OTHER_ARTIFACTS = ("corpus", "examples")
 """Kinds of artifacts that no recipe can name as a stage."""
 
 

@@ -100,7 +100,8 @@ def pack(
         if any(folder.iterdir()):
             raise FlyweightError(f"{folder} is not empty; choose another folder or delete it")
     started = time.perf_counter()
-    tokenizer = _tokenizer(source, survey, data.tokenizer or source.about.tokenizer, progress)
+    config = data.tokenizer or source.about.tokenizer
+    tokenizer = _tokenizer(source, survey, config, progress, data_dir)
     tokenizer.save(folder / "tokenizer.json")
     trained = time.perf_counter()
     packer = _Packer(source, survey, tokenizer, folder, progress, shard_tokens)
@@ -141,7 +142,11 @@ def _plain(name: str) -> str:
 
 
 def _tokenizer(
-    source: Source, survey: _Survey, config: schema.Tokenizer, progress: Progress
+    source: Source,
+    survey: _Survey,
+    config: schema.Tokenizer,
+    progress: Progress,
+    data_dir: Path | None,
 ) -> Tokenizer:
     def texts() -> Iterator[str]:
         done = 0
@@ -158,7 +163,8 @@ def _tokenizer(
     if survey.bytes["train"] == 0:
         raise RequestError(f"{source.about.name}: the train split is empty; use more text")
     about = source.about
-    return train(config, texts, others, survey.bytes["train"], about.separated, about.published)
+    size = survey.bytes["train"]
+    return train(config, texts, others, size, about.separated, about.published, data_dir)
 
 
 def _texts(source: Source, split: SplitName) -> Iterator[str]:

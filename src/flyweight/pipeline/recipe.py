@@ -16,7 +16,7 @@ from flyweight.config.stage import sources_of_tokens
 from flyweight.config.stream import NOT_PACKED
 from flyweight.config.units import format_size, format_time
 from flyweight.core import allocator, machine
-from flyweight.core.files import digest, disk_errors, reason, sha256, user_path
+from flyweight.core.files import digest, disk_errors, reason, sha256
 from flyweight.core.runtime import Precision
 from flyweight.data import stages as data_stages
 from flyweight.data.pack import source_fingerprint
@@ -25,6 +25,7 @@ from flyweight.data.streams import open_stream
 from flyweight.data.streams.held_out import shares
 from flyweight.data.tasks.folder import examples_fingerprint, read_splits
 from flyweight.data.tokenizer import Tokenizer
+from flyweight.data.tokenizer_file import tokenizer_path
 from flyweight.decode import chat_template
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation import tasks as task_scoring
@@ -107,7 +108,7 @@ class Runner:
             version=stage.version,
             config=_packing_identity(_packing(data)),
             data=source_fingerprint(data, self.context.data_dir),
-            tokenizer=_tokenizer_file(read),
+            tokenizer=_tokenizer_file(read, self.context.data_dir),
         )
         if model is not None and (packed := _same_text(model, identity)) is not None:
             return packed
@@ -151,21 +152,31 @@ class Runner:
         config = self._resolved(config, corpus)
         precision: Precision = "fp32"
         model: schema.Architecture | None = None
+        runner = self._of_seed(config)
         if isinstance(config, schema.TrainingStage):
+            config = config.model_copy(update={"seed": None})  # the identity has it anyway
             model = config.model or source_config(config, inputs)
             precision = self.context.runtime.precision(config.train.products, model.dim)
             train = config.train.model_copy(update={"precision": precision})
             config = config.model_copy(update={"train": train})
-        identity = self._identity(config, stage, inputs, precision)
+        own = stage.own_identity(config)
+        identity = own or runner._identity(config, stage, inputs, precision)
         if model is not None and drops([config.model_dump(), model.model_dump()]):
             identity = replace(identity, version=identity.version + ROW_MASKS)
         self.context.watch("stage", {"name": name, "stage": config.stage, "id": identity.id})
-        artifact, reused = self._obtain(stage, config, inputs, identity)
+        artifact, reused = runner._obtain(stage, config, inputs, identity)
         self.context.watch(
             "made",
             {"name": name, "id": artifact.id, "reused": reused, "seconds": artifact.facts["took"]},
         )
         return StageResult(name, config, artifact, reused, artifacts)
+
+    def _of_seed(self, config: StageConfig) -> Runner:
+        """Return the runner of a stage: one with the stage's seed, where it has its own."""
+        if not isinstance(config, schema.TrainingStage) or config.seed is None:
+            return self
+        runtime = replace(self.context.runtime, seed=config.seed)
+        return replace(self, context=replace(self.context, runtime=runtime))
 
     def _identity(
         self, config: StageConfig, stage: Stage[Any], inputs: Inputs, precision: Precision
@@ -348,11 +359,11 @@ def source_config(config: schema.TrainingStage, inputs: Inputs) -> schema.Archit
     return architecture
 
 
-def _tokenizer_file(data: schema.Data) -> str | None:
+def _tokenizer_file(data: schema.Data, data_dir: Path | None) -> str | None:
     """Return the checksum of a tokenizer that is a file: its path does not tell when it changes."""
     if not isinstance(data.tokenizer, schema.FileTokenizer):
         return None
-    path = user_path(data.tokenizer.path)
+    path = tokenizer_path(data.tokenizer, data_dir)
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
         if file.exists() and not file.is_file():

@@ -172,6 +172,13 @@ class Stage(ABC, Generic[C]):
         """
         return None
 
+    def own_identity(self, config: C) -> Identity | None:
+        """Return the identity of a result that depends on no input, seed, thread or device.
+
+        None, as by default, where it depends on them as everything else does.
+        """
+        return None
+
     def plan(self, config: C, inputs: PlannedInputs) -> Outline:
         """Return what the stage will make.
 

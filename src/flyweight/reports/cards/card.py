@@ -263,16 +263,6 @@ def _head(subject: CardSubject, title: str = "") -> list[str]:
 def _made(subject: CardSubject) -> str:
     """Return how a model came about, as its stage describes it."""
     identity, facts = subject.identity, subject.facts
-    if subject.stage == "import" and "onto" in facts:
-        return (
-            f"{code(facts['onto'])} with the adapter in {code(facts['source'])}, which is in "
-            f"peft's format ({code(facts['model_type'])})"
-        )
-    if subject.stage == "import":
-        return (
-            f"imported from {code(facts['source'])} "
-            f"({code(facts['model_type'])}){_tokenizer(facts)}"
-        )
     origin = Origin(identity["config"], identity["parents"], facts, code)
     config = stage_class(subject.stage)
     if config is None:
@@ -284,26 +274,6 @@ def _noise(config: Mapping[str, Any]) -> str:
     """Return what a training did to its inputs; empty where it read them as they are."""
     rate = (config.get("train") or {}).get("input_noise", 0)
     return f", {rate:.3g} of its inputs exchanged for other tokens at random" if rate else ""
-
-
-def _tokenizer(facts: Mapping[str, Any]) -> str:
-    """Return what is known of an imported model's tokenizer.
-
-    Artifacts of older versions say nothing of it.
-    """
-    if "tokenizer" not in facts:
-        return ""
-    known = facts["tokenizer"]
-    if known is None:
-        return ", without a tokenizer"
-    if not known["compared"]:
-        return ", with its tokenizer.json as it came"
-    rebuilt = f", which replaces its {', '.join(known['rebuilt'])}" if known["rebuilt"] else ""
-    built = f"{code(known['class'])}{rebuilt}"
-    return (
-        f", with its tokenizer as transformers builds it ({built}), compared on "
-        f"{known['compared']} texts"
-    )
 
 
 def _model(subject: CardSubject, written_as: str = "", notes: Sequence[str] = ()) -> list[str]:
