@@ -127,7 +127,7 @@ def kind_of(path: Path) -> FileKind:
 
 
 def kind_by_name(path: PurePath) -> FileKind | None:
-    """Return how a file of this name is read, without a look at it; None where it is no text."""
+    """Return how a file of this name is read, without a look at it; None where it holds no text."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = _PACKED.get(suffixes[-1]) if suffixes else None
     if packed is not None:

@@ -288,7 +288,7 @@ def test_the_estimate_knows_what_gzip_saves(tmp_path: Path):
     [
         ({"source": "nowhere/*.jsonl"}, "no file matches 'nowhere/"),
         ({"source": "hf:allenai"}, "does not name a dataset; write hf:owner/name"),
-        ({"source": "{folder}/*.pdf"}, "is no shard of text; name files of the kinds .jsonl"),
+        ({"source": "{folder}/*.pdf"}, "is not a shard of text; name files of the kinds .jsonl"),
         ({"source": "{folder}/*.jsonl"}, "all 1 shards are empty"),
         (
             {"source": "{folder}/*.gz", "validation": "1MB"},

@@ -116,8 +116,8 @@ def _chosen(
     if config and not inside:
         known = ", ".join(list(configs)[:20]) or "none on its card"
         raise RequestError(
-            f"stream.source: {source}: {config!r} is no config (there are {known}) and no folder "
-            "of files of text"
+            f"stream.source: {source}: {config!r} is neither a config (there are {known}) nor a "
+            "folder of files of text"
         )
     yield from (name for name in inside if not _is_held_out(name))
 

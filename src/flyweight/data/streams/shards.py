@@ -76,14 +76,14 @@ def fingerprint(source: str, column: str, found: ShardList) -> str:
 def checked(source: str, shards: Iterator[StreamShard]) -> tuple[StreamShard, ...]:
     """Return the shards that are not empty, sorted by name.
 
-    Raises RequestError where there are none, or one is no text.
+    Raises RequestError where there are none, or one holds no text.
     """
     found = sorted(shards, key=lambda shard: shard.name)
     for shard in found:
         if kind_by_name(PurePath(shard.name)) in (None, FileKind("html")):
             raise RequestError(
-                f"stream.source: {shard.name} of {source} is no shard of text; name files of the "
-                f"kinds {KINDS}"
+                f"stream.source: {shard.name} of {source} is not a shard of text; name files of "
+                f"the kinds {KINDS}"
             )
         _refuse_without_pyarrow(shard)
     full = tuple(shard for shard in found if shard.bytes)
