@@ -245,7 +245,7 @@ class _Planner:
             self.sizes[key] = size
         if key not in self.sizes:
             self.assumed.append(
-                f"{name}: the size of {data.corpus} is not known yet; packing and measuring it "
+                f"{name}: the size of {data.label} is not known yet; packing and measuring it "
                 f"are not in the time"
             )
 
@@ -405,7 +405,7 @@ class _Planner:
             )
         if tokens is None:
             self.assumed.append(
-                f"{name}: how many steps an epoch has is known once {data.corpus} has been read"
+                f"{name}: how many steps an epoch has is known once {data.label} has been read"
             )
             return None
         return max(1, (tokens - 1) // data.context)

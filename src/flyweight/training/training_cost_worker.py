@@ -17,6 +17,7 @@ from flyweight.config.schema import STAGE_CONFIGS
 from flyweight.core import accelerator, allocator
 from flyweight.core.events import ignore
 from flyweight.core.runtime import Runtime
+from flyweight.data.sources.local import data_folder
 from flyweight.evaluation.bench_worker import MemoryProbe, answer_one
 from flyweight.model.build import build
 from flyweight.records.training_cost import TrainingCost
@@ -87,7 +88,7 @@ def _train_artifact(
     corpus, examples = parents.pop("corpus", None), parents.pop("examples", None)
     inputs = Inputs(artifact.id, parents, corpus, examples)
     stage = STAGES[artifact.stage] if artifact.stage in STAGES else REGISTERED[artifact.stage]
-    context = Context(store, runtime, Meter(schema.Budget()), ignore)
+    context = Context(store, runtime, Meter(schema.Budget()), ignore, data_folder(None))
     facts = stage.run(config, inputs, context, draft)
     return facts["steps"], facts["seconds"]
 

@@ -1,0 +1,209 @@
+"""The order in which the documents of a stream are learned, from any place on.
+
+Shards come in an order of (seed, epoch). Their training documents are read one after another into
+blocks, and those of a block come in an order of (seed, block). So a place is a few numbers: the
+block is read again from its first row, and everything behind the place is the same again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from flyweight.config.stream import Stream
+from flyweight.data.document import HeldOut
+from flyweight.data.streams.held_out import shares, split_of_row
+from flyweight.data.streams.rows import Patience, Unreadable, patient_rows
+from flyweight.data.streams.shards import ShardList, StreamShard
+from flyweight.errors import FlyweightError
+
+BLOCK_BYTES = 1 << 26
+"""Bytes of text after which a block ends, however many documents it has: it is held in memory."""
+
+_SHARDS, _BLOCK = 1, 2
+"""Tell the numbers that are drawn here from others of the same seed."""
+
+
+@dataclass(frozen=True)
+class BlockStart:
+    """Where a block begins: its number, its first row, and what was read before it.
+
+    `shard` is a place in the order of `epoch`. `documents`, `bytes` (of text) and `rows_skipped`
+    (without text) are counts. `ends` are the shards that could not be read to their end, with the
+    number of rows that could: they end there for the rest of the training.
+    """
+
+    epoch: int = 0
+    shard: int = 0
+    row: int = 0
+    block: int = 0
+    documents: int = 0
+    bytes: int = 0
+    rows_skipped: int = 0
+    ends: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+@dataclass(frozen=True)
+class StreamEvent:
+    """What happened to a shard, to be told when the training comes to that place."""
+
+    kind: str
+    fields: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Documents in the order in which they are learned, and where the next block begins."""
+
+    start: BlockStart
+    documents: Sequence[str]
+    next: BlockStart
+    events: Sequence[StreamEvent]
+
+
+class StreamOrder:
+    """The blocks of a stream for process `rank` of `world`, which takes every world-th row."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        found: ShardList,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.stream, self.found, self.seed = stream, found, seed
+        self.rank, self.world = rank, world
+        self._sleep = sleep
+        self._held_out: HeldOut = shares(stream, found)
+
+    def blocks(self, start: BlockStart | None = None) -> Iterator[Block]:
+        """Yield the blocks from `start` on, to the end of the last epoch.
+
+        Raises FlyweightError where more shards are bad than may be, or one that was read before
+        no longer gives as many rows.
+        """
+        begin = start or BlockStart()
+        while begin.epoch < self.stream.epochs:
+            block = self._block(begin)
+            if block.documents:
+                yield block
+            begin = block.next
+
+    def _shards(self, epoch: int) -> list[StreamShard]:
+        """Return all shards in the order of an epoch."""
+        order = np.random.default_rng([self.seed, _SHARDS, epoch]).permutation(
+            len(self.found.shards)
+        )
+        return [self.found.shards[place] for place in order]
+
+    def _block(self, start: BlockStart) -> Block:
+        """Read one block: it ends where it is full, or with the epoch."""
+        shards = self._shards(start.epoch)
+        reading = _Reading(self, start)
+        for place in range(start.shard, len(shards)):
+            first = start.row if place == start.shard else 0
+            for row in reading.documents(shards[place], first):
+                if reading.full:
+                    return self._shuffled(reading, replace(start, shard=place, row=row + 1))
+        return self._shuffled(reading, replace(start, epoch=start.epoch + 1, shard=0, row=0))
+
+    def _shuffled(self, reading: _Reading, end: BlockStart) -> Block:
+        start, read = reading.start, reading.read
+        order = np.random.default_rng([self.seed, _BLOCK, start.block]).permutation(len(read))
+        following = replace(
+            end,
+            block=start.block + 1,
+            documents=start.documents + len(read),
+            bytes=start.bytes + reading.bytes,
+            rows_skipped=start.rows_skipped + reading.rows_skipped,
+            ends=reading.ends,
+        )
+        return Block(start, [read[place] for place in order], following, reading.events)
+
+    def rows(
+        self, shard: StreamShard, first: int, tell: Callable[[int, Unreadable], None]
+    ) -> Iterator[tuple[int, str | None]]:
+        """Yield the rows of a shard from one on; `tell` hears of every further attempt."""
+        patience = Patience(self.stream.retries, self.found.wait, self._sleep, tell)
+        yield from patient_rows(self.found, shard, self.stream.text, patience, first)
+
+    def is_learned(self, shard: StreamShard, row: int) -> bool:
+        """Return whether this process learns a row of a shard."""
+        if row % self.world != self.rank:
+            return False
+        return split_of_row(shard.name, row, self._held_out) == "train"
+
+
+class _Reading:
+    """A block while it is read."""
+
+    def __init__(self, order: StreamOrder, start: BlockStart) -> None:
+        self.order, self.start = order, start
+        self.ends = dict(start.ends)
+        self.read = list[str]()
+        self.bytes = self.rows_skipped = 0
+        self.events = list[StreamEvent]()
+
+    @property
+    def full(self) -> bool:
+        """Whether the block has as many documents as it may have."""
+        return len(self.read) >= self.order.stream.shuffle or self.bytes >= BLOCK_BYTES
+
+    def documents(self, shard: StreamShard, first: int) -> Iterator[int]:
+        """Read a shard's documents into the block from a row on; yield the number of each row."""
+        for row, text in self._rows(shard, first):
+            if not self.order.is_learned(shard, row):
+                continue
+            if not text:
+                self.rows_skipped += 1
+                continue
+            self.read.append(text)
+            self.bytes += len(text.encode())
+            yield row
+
+    def _rows(self, shard: StreamShard, first: int) -> Iterator[tuple[int, str | None]]:
+        """Yield the rows of a shard with their numbers, up to where it could be read before."""
+        following, end = first, self.ends.get(shard.name)
+        if end is not None and first >= end:
+            return
+        try:
+            for row, text in self.order.rows(shard, first, partial(self._tell_again, shard)):
+                if row == end:
+                    return
+                yield row, text
+                following = row + 1
+            if end is not None and following < end:
+                raise Unreadable(f"{shard.name} ends at row {following}")
+        except Unreadable as error:
+            if end is None:
+                self._skip(shard, following, error)
+            elif following < end:
+                raise FlyweightError(
+                    f"{error}; this training has read {end} rows of it before and cannot go on "
+                    "without them: put the shard back, or start anew"
+                ) from error
+
+    def _skip(self, shard: StreamShard, row: int, error: Unreadable) -> None:
+        """Leave out the rest of a shard; raise FlyweightError where those are too many."""
+        self.ends[shard.name] = row
+        self._tell("shard_skipped", shard, row, error)
+        bad, whole = len(self.ends), len(self.order.found.shards)
+        share = self.order.stream.bad_shards
+        if bad > share * whole:
+            raise FlyweightError(
+                f"stream: {bad} of {whole} shards cannot be read, and stream.bad_shards allows "
+                f"{share:.3g} of them; the last: {error}. Mend or remove it, or allow more "
+                f"(stream.bad_shards={bad / whole:.2g})"
+            )
+
+    def _tell_again(self, shard: StreamShard, row: int, error: Unreadable) -> None:
+        self._tell("shard_retried", shard, row, error)
+
+    def _tell(self, kind: str, shard: StreamShard, row: int, error: Unreadable) -> None:
+        self.events.append(StreamEvent(kind, {"shard": shard.name, "row": row, "why": str(error)}))
