@@ -36,6 +36,7 @@ BENCHMARKS = {
     "plan_memory": ["bench_plan_memory.py"],
     "memory": ["bench_memory.py"],
     "mistakes": ["bench_mistakes.py"],
+    "unshifted": ["bench_unshifted.py"],
     "collapse": ["bench_collapse.py"],
     "quantize": ["bench_quantize.py"],
     "round": ["bench_round.py"],
