@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import overload
 
 import numpy as np
 
@@ -55,12 +56,38 @@ class StreamEvent:
     fields: Mapping[str, object]
 
 
+class Documents(Sequence[str]):
+    """Texts in one piece of memory, which goes back to the system whole; many small ones do not."""
+
+    def __init__(self, text: bytearray, ends: Sequence[int], order: np.ndarray) -> None:
+        self._text, self._order = text, order
+        self._ends = np.asarray([0, *ends], np.int64)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Return one text, or several."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        number = self._order[index]
+        return self._text[self._ends[number] : self._ends[number + 1]].decode()
+
+    def sizes(self) -> np.ndarray:
+        """Return the bytes of each text."""
+        return np.diff(self._ends)[self._order]
+
+
 @dataclass(frozen=True)
 class Block:
     """Documents in the order in which they are learned, and where the next block begins."""
 
     start: BlockStart
-    documents: Sequence[str]
+    documents: Documents
     next: BlockStart
     events: Sequence[StreamEvent]
 
@@ -91,9 +118,10 @@ class StreamOrder:
         begin = start or BlockStart()
         while begin.epoch < self.stream.epochs:
             block = self._block(begin)
+            begin = block.next
             if block.documents:
                 yield block
-            begin = block.next
+            del block  # before the next one is read
 
     def _shards(self, epoch: int) -> list[StreamShard]:
         """Return all shards in the order of an epoch."""
@@ -114,17 +142,18 @@ class StreamOrder:
         return self._shuffled(reading, replace(start, epoch=start.epoch + 1, shard=0, row=0))
 
     def _shuffled(self, reading: _Reading, end: BlockStart) -> Block:
-        start, read = reading.start, reading.read
-        order = np.random.default_rng([self.seed, _BLOCK, start.block]).permutation(len(read))
+        start, count = reading.start, len(reading.ends_of_texts)
+        order = np.random.default_rng([self.seed, _BLOCK, start.block]).permutation(count)
         following = replace(
             end,
             block=start.block + 1,
-            documents=start.documents + len(read),
-            bytes=start.bytes + reading.bytes,
+            documents=start.documents + count,
+            bytes=start.bytes + len(reading.text),
             rows_skipped=start.rows_skipped + reading.rows_skipped,
             ends=reading.ends,
         )
-        return Block(start, [read[place] for place in order], following, reading.events)
+        documents = Documents(reading.text, reading.ends_of_texts, order)
+        return Block(start, documents, following, reading.events)
 
     def rows(
         self, shard: StreamShard, first: int, tell: Callable[[int, Unreadable], None]
@@ -146,14 +175,15 @@ class _Reading:
     def __init__(self, order: StreamOrder, start: BlockStart) -> None:
         self.order, self.start = order, start
         self.ends = dict(start.ends)
-        self.read = list[str]()
-        self.bytes = self.rows_skipped = 0
+        self.text = bytearray()
+        self.ends_of_texts = list[int]()
+        self.rows_skipped = 0
         self.events = list[StreamEvent]()
 
     @property
     def full(self) -> bool:
         """Whether the block has as many documents as it may have."""
-        return len(self.read) >= self.order.stream.shuffle or self.bytes >= BLOCK_BYTES
+        return len(self.ends_of_texts) >= self.order.stream.shuffle or len(self.text) >= BLOCK_BYTES
 
     def documents(self, shard: StreamShard, first: int) -> Iterator[int]:
         """Read a shard's documents into the block from a row on; yield the number of each row."""
@@ -163,8 +193,8 @@ class _Reading:
             if not text:
                 self.rows_skipped += 1
                 continue
-            self.read.append(text)
-            self.bytes += len(text.encode())
+            self.text += text.encode()
+            self.ends_of_texts.append(len(self.text))
             yield row
 
     def _rows(self, shard: StreamShard, first: int) -> Iterator[tuple[int, str | None]]:
