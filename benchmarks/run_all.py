@@ -35,6 +35,8 @@ BENCHMARKS = {
     "shared": ["bench_shared.py"],
     "plan_memory": ["bench_plan_memory.py"],
     "memory": ["bench_memory.py"],
+    "import_packed": ["bench_import_packed.py"],
+    "distilqwen3_memory": ["bench_distilqwen3_memory.py"],
     "mistakes": ["bench_mistakes.py"],
     "collapse": ["bench_collapse.py"],
     "quantize": ["bench_quantize.py"],
@@ -257,6 +259,14 @@ SAYS: dict[str, Callable[[Rows], str]] = {
     "identities": lambda rows: (
         f"{_within_bounds(rows)} of {len(_values(rows, 'bound'))} identities of counted and built"
         " models hold within their bound."
+    ),
+    "import_packed": lambda rows: (
+        "Packing a checkpoint as it is read takes"
+        f" {_range(_values(rows, 'used/limit'))} of the packed model and 1 GB, scaled with the width."
+    ),
+    "distilqwen3_memory": lambda rows: (
+        "Distilling Qwen3-8B as NF4: planned memory is"
+        f" {_range(_values(rows, 'ratio'))} times what was used."
     ),
     "linear_quant": _linear_quant,
     "objectives": lambda rows: (

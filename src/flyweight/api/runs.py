@@ -209,11 +209,8 @@ NO_STAGES = "without: {} is not a recipe, and has no stages to leave out"
 
 def _trained_models(raw: Mapping[str, Any]) -> list[object]:
     """Return the models of the catalogue that a raw recipe trains; a shape alone is none."""
-    return [
-        stage.get("model")
-        for stage in raw.get("stages", {}).values()
-        if isinstance(stage.get("model"), str) and _trains(stage)
-    ]
+    models = [stage.get("model") for stage in raw.get("stages", {}).values() if _trains(stage)]
+    return [each.get("kind") if isinstance(each, Mapping) else each for each in models]
 
 
 def _trains(stage: Mapping[str, Any]) -> bool:
