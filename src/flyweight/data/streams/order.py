@@ -25,6 +25,9 @@ from flyweight.errors import FlyweightError
 BLOCK_BYTES = 1 << 26
 """Bytes of text after which a block ends, however many documents it has: it is held in memory."""
 
+PIECE = 1 << 20
+"""Bytes of memory in which texts of a block stand."""
+
 _SHARDS, _BLOCK = 1, 2
 """Tell the numbers that are drawn here from others of the same seed."""
 
@@ -57,11 +60,20 @@ class StreamEvent:
 
 
 class Documents(Sequence[str]):
-    """Texts in one piece of memory, which goes back to the system whole; many small ones do not."""
+    """Texts in a few pieces of memory, all of one size: what one block frees, the next one takes.
 
-    def __init__(self, text: bytearray, ends: Sequence[int], order: np.ndarray) -> None:
-        self._text, self._order = text, order
-        self._ends = np.asarray([0, *ends], np.int64)
+    Many small ones, or one that grows, would leave holes in between, and memory would grow with the
+    stream. `places` are the piece, the first byte and the last (exclusive) of each text.
+    """
+
+    def __init__(
+        self,
+        pieces: Sequence[bytearray],
+        places: Sequence[tuple[int, int, int]],
+        order: np.ndarray,
+    ) -> None:
+        self._pieces, self._order = pieces, order
+        self._places = np.asarray(places, np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -74,12 +86,12 @@ class Documents(Sequence[str]):
         """Return one text, or several."""
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        number = self._order[index]
-        return self._text[self._ends[number] : self._ends[number + 1]].decode()
+        piece, start, stop = self._places[self._order[index]]
+        return self._pieces[piece][start:stop].decode()
 
     def sizes(self) -> np.ndarray:
         """Return the bytes of each text."""
-        return np.diff(self._ends)[self._order]
+        return (self._places[:, 2] - self._places[:, 1])[self._order]
 
 
 @dataclass(frozen=True)
@@ -142,17 +154,17 @@ class StreamOrder:
         return self._shuffled(reading, replace(start, epoch=start.epoch + 1, shard=0, row=0))
 
     def _shuffled(self, reading: _Reading, end: BlockStart) -> Block:
-        start, count = reading.start, len(reading.ends_of_texts)
+        start, count = reading.start, len(reading.places)
         order = np.random.default_rng([self.seed, _BLOCK, start.block]).permutation(count)
         following = replace(
             end,
             block=start.block + 1,
             documents=start.documents + count,
-            bytes=start.bytes + len(reading.text),
+            bytes=start.bytes + reading.bytes,
             rows_skipped=start.rows_skipped + reading.rows_skipped,
             ends=reading.ends,
         )
-        documents = Documents(reading.text, reading.ends_of_texts, order)
+        documents = Documents(reading.pieces, reading.places, order)
         return Block(start, documents, following, reading.events)
 
     def rows(
@@ -175,15 +187,16 @@ class _Reading:
     def __init__(self, order: StreamOrder, start: BlockStart) -> None:
         self.order, self.start = order, start
         self.ends = dict(start.ends)
-        self.text = bytearray()
-        self.ends_of_texts = list[int]()
-        self.rows_skipped = 0
+        self.pieces = list[bytearray]()
+        self.places = list[tuple[int, int, int]]()
+        self.bytes = self.rows_skipped = 0
+        self._filled = 0
         self.events = list[StreamEvent]()
 
     @property
     def full(self) -> bool:
         """Whether the block has as many documents as it may have."""
-        return len(self.ends_of_texts) >= self.order.stream.shuffle or len(self.text) >= BLOCK_BYTES
+        return len(self.places) >= self.order.stream.shuffle or self.bytes >= BLOCK_BYTES
 
     def documents(self, shard: StreamShard, first: int) -> Iterator[int]:
         """Read a shard's documents into the block from a row on; yield the number of each row."""
@@ -193,9 +206,19 @@ class _Reading:
             if not text:
                 self.rows_skipped += 1
                 continue
-            self.text += text.encode()
-            self.ends_of_texts.append(len(self.text))
+            self._add(text.encode())
             yield row
+
+    def _add(self, raw: bytes) -> None:
+        """Put a text behind the others, in a new piece where the last one has no room."""
+        if not self.pieces or self._filled + len(raw) > len(self.pieces[-1]):
+            self.pieces.append(bytearray(max(PIECE, len(raw))))
+            self._filled = 0
+        stop = self._filled + len(raw)
+        self.pieces[-1][self._filled : stop] = raw
+        self.places.append((len(self.pieces) - 1, self._filled, stop))
+        self.bytes += len(raw)
+        self._filled = stop
 
     def _rows(self, shard: StreamShard, first: int) -> Iterator[tuple[int, str | None]]:
         """Yield the rows of a shard with their numbers, up to where it could be read before."""
