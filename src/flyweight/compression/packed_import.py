@@ -22,7 +22,7 @@ from flyweight.model import folder, linear
 from flyweight.model.build import build
 from flyweight.spec.linears import kind_of, linear_names
 
-AT_ONCE = 1 << 22
+AT_ONCE = 1 << 20
 """Numbers of a matrix that are read and packed at once, where its kind can pack rows alone."""
 
 

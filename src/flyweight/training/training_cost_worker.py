@@ -14,7 +14,7 @@ import torch
 from flyweight.config import schema
 from flyweight.config.recipe_rules import LIMITS
 from flyweight.config.schema import STAGE_CONFIGS
-from flyweight.core import allocator
+from flyweight.core import accelerator, allocator
 from flyweight.core.events import ignore
 from flyweight.core.runtime import Runtime
 from flyweight.data.sources.local import data_folder
@@ -141,6 +141,8 @@ def measure(asked: Mapping[str, Any]) -> TrainingCost:
     runtime.apply()
     if asked.get("held"):
         allocator.give_back_at_once()
+    if asked.get("limit"):
+        accelerator.hold(asked["device"], asked["limit"])
     if "artifact" in asked:
         _exercise(device)
     memory = MemoryProbe(device)
