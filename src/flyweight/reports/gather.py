@@ -331,7 +331,7 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> run_sum
     config = artifact.identity["config"]
     measured = None if floors is None else NgramFloors.from_metrics(floors.metrics())
     return run_summary.CorpusSummary(
-        name=text_label(config),
+        name=f"{'a stream: ' if 'stream' in config else ''}{text_label(config)}",
         fingerprint=meta.fingerprint,
         tokenizer=f"{config['tokenizer']['kind']} ({meta.vocab_size:,})",
         vocab_size=meta.vocab_size,

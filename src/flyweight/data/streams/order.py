@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import overload
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from flyweight.errors import FlyweightError
 
 BLOCK_BYTES = 1 << 26
 """Bytes of text after which a block ends, however many documents it has: it is held in memory."""
+
+PIECE = 1 << 20
+"""Bytes of memory in which texts of a block stand."""
 
 _SHARDS, _BLOCK = 1, 2
 """Tell the numbers that are drawn here from others of the same seed."""
@@ -55,12 +59,47 @@ class StreamEvent:
     fields: Mapping[str, object]
 
 
+class Documents(Sequence[str]):
+    """Texts in a few pieces of memory, all of one size: what one block frees, the next one takes.
+
+    Many small ones, or one that grows, would leave holes in between, and memory would grow with the
+    stream. `places` are the piece, the first byte and the last (exclusive) of each text.
+    """
+
+    def __init__(
+        self,
+        pieces: Sequence[bytearray],
+        places: Sequence[tuple[int, int, int]],
+        order: np.ndarray,
+    ) -> None:
+        self._pieces, self._order = pieces, order
+        self._places = np.asarray(places, np.int64).reshape(-1, 3)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        """Return one text, or several."""
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        piece, start, stop = self._places[self._order[index]]
+        return self._pieces[piece][start:stop].decode()
+
+    def sizes(self) -> np.ndarray:
+        """Return the bytes of each text."""
+        return (self._places[:, 2] - self._places[:, 1])[self._order]
+
+
 @dataclass(frozen=True)
 class Block:
     """Documents in the order in which they are learned, and where the next block begins."""
 
     start: BlockStart
-    documents: Sequence[str]
+    documents: Documents
     next: BlockStart
     events: Sequence[StreamEvent]
 
@@ -91,9 +130,10 @@ class StreamOrder:
         begin = start or BlockStart()
         while begin.epoch < self.stream.epochs:
             block = self._block(begin)
+            begin = block.next
             if block.documents:
                 yield block
-            begin = block.next
+            del block  # before the next one is read
 
     def _shards(self, epoch: int) -> list[StreamShard]:
         """Return all shards in the order of an epoch."""
@@ -114,17 +154,18 @@ class StreamOrder:
         return self._shuffled(reading, replace(start, epoch=start.epoch + 1, shard=0, row=0))
 
     def _shuffled(self, reading: _Reading, end: BlockStart) -> Block:
-        start, read = reading.start, reading.read
-        order = np.random.default_rng([self.seed, _BLOCK, start.block]).permutation(len(read))
+        start, count = reading.start, len(reading.places)
+        order = np.random.default_rng([self.seed, _BLOCK, start.block]).permutation(count)
         following = replace(
             end,
             block=start.block + 1,
-            documents=start.documents + len(read),
+            documents=start.documents + count,
             bytes=start.bytes + reading.bytes,
             rows_skipped=start.rows_skipped + reading.rows_skipped,
             ends=reading.ends,
         )
-        return Block(start, [read[place] for place in order], following, reading.events)
+        documents = Documents(reading.pieces, reading.places, order)
+        return Block(start, documents, following, reading.events)
 
     def rows(
         self, shard: StreamShard, first: int, tell: Callable[[int, Unreadable], None]
@@ -146,14 +187,16 @@ class _Reading:
     def __init__(self, order: StreamOrder, start: BlockStart) -> None:
         self.order, self.start = order, start
         self.ends = dict(start.ends)
-        self.read = list[str]()
+        self.pieces = list[bytearray]()
+        self.places = list[tuple[int, int, int]]()
         self.bytes = self.rows_skipped = 0
+        self._filled = 0
         self.events = list[StreamEvent]()
 
     @property
     def full(self) -> bool:
         """Whether the block has as many documents as it may have."""
-        return len(self.read) >= self.order.stream.shuffle or self.bytes >= BLOCK_BYTES
+        return len(self.places) >= self.order.stream.shuffle or self.bytes >= BLOCK_BYTES
 
     def documents(self, shard: StreamShard, first: int) -> Iterator[int]:
         """Read a shard's documents into the block from a row on; yield the number of each row."""
@@ -163,9 +206,19 @@ class _Reading:
             if not text:
                 self.rows_skipped += 1
                 continue
-            self.read.append(text)
-            self.bytes += len(text.encode())
+            self._add(text.encode())
             yield row
+
+    def _add(self, raw: bytes) -> None:
+        """Put a text behind the others, in a new piece where the last one has no room."""
+        if not self.pieces or self._filled + len(raw) > len(self.pieces[-1]):
+            self.pieces.append(bytearray(max(PIECE, len(raw))))
+            self._filled = 0
+        stop = self._filled + len(raw)
+        self.pieces[-1][self._filled : stop] = raw
+        self.places.append((len(self.pieces) - 1, self._filled, stop))
+        self.bytes += len(raw)
+        self._filled = stop
 
     def _rows(self, shard: StreamShard, first: int) -> Iterator[tuple[int, str | None]]:
         """Yield the rows of a shard with their numbers, up to where it could be read before."""

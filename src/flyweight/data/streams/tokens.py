@@ -108,7 +108,7 @@ class TokenStream:
         """Yield the documents from a place on, the first without the tokens before it."""
         first, offset = start.place, start.offset
         for block in self.order.blocks(start.block):
-            sizes = [len(text.encode()) for text in block.documents]
+            sizes = block.documents.sizes().tolist()
             where = StreamPlace(
                 block=block.start,
                 bytes=block.start.bytes + sum(sizes[:first]),
@@ -122,13 +122,14 @@ class TokenStream:
                 where = replace(where, bytes=where.bytes + sizes[place])
                 offset = 0
             first = 0
+            del block  # before the next one is read
 
     def _encoded(self, block: Block, first: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the documents of a block from one on as tokens, with their places."""
         waiting, length = list[str](), 0
         for place in range(first, len(block.documents)):
             waiting.append(block.documents[place])
-            length += len(block.documents[place])
+            length += len(waiting[-1])
             if length >= CHARACTERS or place == len(block.documents) - 1:
                 yield from enumerate(self._tokens(waiting), place + 1 - len(waiting))
                 waiting, length = [], 0
