@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that wants a GPU, in one go: tests, training speed, memory of head and loss, linear kernels, the quickstart.
+# Everything that wants a GPU, in one go: tests, training speed, memory of head and loss, linear kernels,
+# distillation from a model of Qwen3-8B's size within 20 GB, the quickstart.
 # Uses the torch that is installed. Without an index, put wheels into wheels/ first: `make wheels`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,6 +17,7 @@ export RESULTS="$OUT"
 .venv-gpu/bin/python benchmarks/bench_objectives.py
 .venv-gpu/bin/python benchmarks/bench_training.py --steps 60
 .venv-gpu/bin/python benchmarks/bench_linear_quant.py
+.venv-gpu/bin/python benchmarks/bench_distilqwen3_memory.py --width 1 --device cuda --memory 20GB
 .venv-gpu/bin/python -m flyweight quickstart --runs "$OUT/runs" | tee "$OUT/quickstart.txt"
 cp "$OUT"/runs/quickstart/{report.html,summary.json,table.csv} "$OUT/"
 rm -rf "$OUT/runs"

@@ -35,13 +35,17 @@ BENCHMARKS = {
     "shared": ["bench_shared.py"],
     "plan_memory": ["bench_plan_memory.py"],
     "memory": ["bench_memory.py"],
+    "import_packed": ["bench_import_packed.py"],
+    "distilqwen3_memory": ["bench_distilqwen3_memory.py"],
     "mistakes": ["bench_mistakes.py"],
+    "unshifted": ["bench_unshifted.py"],
     "collapse": ["bench_collapse.py"],
     "quantize": ["bench_quantize.py"],
     "round": ["bench_round.py"],
     "resident": ["bench_resident.py"],
     "structured": ["bench_structured.py"],
     "prune": ["bench_prune.py"],
+    "stream": ["bench_stream.py"],
     "train_default": ["bench_train_default.py"],
     "shakespeare": ["bench_shakespeare.py"],
     "ptb": ["bench_ptb.py"],
@@ -209,8 +213,20 @@ def _compress(rows: Rows) -> str:
     return f"`compress` within a quarter of the bfloat16 file: {' and '.join(said)}."
 
 
+def _stream(rows: Rows) -> str:
+    """Return what a stream keeps over kills, and what it takes."""
+    ratio = next(row for row in rows if row["metric"] == "peak" and row["unit"] == "times")
+    return (
+        f"A stream that was killed {_values(rows, 'kills', 'reader')[0]:.0f} times gave"
+        f" {_values(rows, 'steps identical')[0]:.0%} of the steps of an undisturbed one. Ten times"
+        f" as long, it takes {float(ratio['value']):.3g} times the memory; a training waits"
+        f" {_values(rows, 'data wait', '4 x 256')[0]:.2%} of its time for it."
+    )
+
+
 SAYS: dict[str, Callable[[Rows], str]] = {
     "compress": _compress,
+    "stream": _stream,
     "collapse": lambda rows: (
         "Sinusoidal positions drown a small token table: initial sensitivity is"
         f" {_values(rows, 'initial sensitivity', 'small', 'as published')[0]:.2f} as published,"
@@ -251,6 +267,14 @@ SAYS: dict[str, Callable[[Rows], str]] = {
     "identities": lambda rows: (
         f"{_within_bounds(rows)} of {len(_values(rows, 'bound'))} identities of counted and built"
         " models hold within their bound."
+    ),
+    "import_packed": lambda rows: (
+        "Packing a checkpoint as it is read takes"
+        f" {_range(_values(rows, 'used/limit'))} of the packed model and 1 GB, scaled with the width."
+    ),
+    "distilqwen3_memory": lambda rows: (
+        "Distilling Qwen3-8B as NF4: planned memory is"
+        f" {_range(_values(rows, 'ratio'))} times what was used."
     ),
     "linear_quant": _linear_quant,
     "objectives": lambda rows: (

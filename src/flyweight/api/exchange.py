@@ -5,16 +5,20 @@ Part of `flyweight.api`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from flyweight.api import model_references
 from flyweight.api.measurements import Model
 from flyweight.api.session import DEFAULT, Session, uses_runs_root
 from flyweight.checkpoints.adapter_import import imported_adapter
 from flyweight.checkpoints.fetch import HUB, imported
+from flyweight.compression.packed_import import ImportPacking
+from flyweight.config.linear_kinds import REGISTRY, LinearKind, read_kind
 from flyweight.core.files import refuse_existing, write_text
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.reports.cards import card
@@ -29,6 +33,7 @@ def import_(
     reference: str | Path,
     out: str | Path | None = None,
     onto: Model | None = None,
+    as_: str | Mapping[str, object] | None = None,
     session: Session = DEFAULT,
 ) -> Artifact:
     """Import a GPT-2, Llama or Qwen3 model and return it as an artifact of flyweight.
@@ -36,8 +41,13 @@ def import_(
     `reference` is a Hugging Face folder or `hf:owner/name`. With `onto`, a model of flyweight's, it
     is the folder of an adapter of peft's that was trained around that model, and the artifact is
     the model with the adapter. It lies in the runs root, and in the new folder `out` as well where
-    one is named. Raises RequestError with every reason why the model or adapter cannot be imported.
+    one is named. `as_` is the kind in which the matrices are packed as they are read, such as nf4,
+    or a kind with its options: what `quantize` makes of the whole model, which is never held.
+    Raises RequestError with every reason why the model or adapter cannot be imported.
     """
+    if as_ is not None and onto is not None:
+        raise RequestError("--as packs a whole model, and --onto brings an adapter; leave one out")
+    packing = None if as_ is None else ImportPacking(_kind(as_))
     session.store.prepare()
     if onto is not None:
         artifact = imported_adapter(
@@ -56,8 +66,20 @@ def import_(
             session.watch,
             session.command,
             only_ours=True,
+            packing=packing,
         )
     return artifact if out is None else artifact.copy(Path(out))
+
+
+def _kind(value: str | Mapping[str, object]) -> LinearKind:
+    """Return the kind that a name, or a mapping of options, stands for; raise RequestError."""
+    try:
+        return read_kind(value)
+    except ValidationError as error:
+        known = ", ".join(name for name, kind in REGISTRY.items() if not kind.lossless)
+        raise RequestError(
+            f"--as {value}: not a kind of packed matrices; known are {known}"
+        ) from error
 
 
 @uses_runs_root

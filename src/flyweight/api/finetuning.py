@@ -135,7 +135,7 @@ def _data(
     ):
         return {"task": str(data)}
     if data is None:
-        if any(word.startswith(("data.corpus=", "data.task=")) for word in words):
+        if any(word.startswith(("data.corpus=", "data.task=", "data.stream")) for word in words):
             return {}
         raise RequestError(
             "finetune needs something to learn: --data with a text or a file of prompts and "

@@ -238,6 +238,8 @@ NOTES = {
         " {rows} rows, and make the same updates",
     ),
     "left out": ("left out", "yellow", "{name}: {why}"),
+    "shard_retried": ("tried again", "yellow", "row {row} of {why}"),
+    "shard_skipped": ("left out", "yellow", "from row {row} on: {why}"),
     "remark": ("note", "yellow", "{name}: {remark}"),
     "tracked": ("tracked", "cyan", "{tracker}: {where}"),
     "untracked": (

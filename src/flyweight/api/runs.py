@@ -209,11 +209,8 @@ NO_STAGES = "without: {} is not a recipe, and has no stages to leave out"
 
 def _trained_models(raw: Mapping[str, Any]) -> list[object]:
     """Return the models of the catalogue that a raw recipe trains; a shape alone is none."""
-    return [
-        stage.get("model")
-        for stage in raw.get("stages", {}).values()
-        if isinstance(stage.get("model"), str) and _trains(stage)
-    ]
+    models = [stage.get("model") for stage in raw.get("stages", {}).values() if _trains(stage)]
+    return [each.get("kind") if isinstance(each, Mapping) else each for each in models]
 
 
 def _trains(stage: Mapping[str, Any]) -> bool:
@@ -376,6 +373,7 @@ def run_checked(
     _hold_memory(asked.budget, context.runtime.device)
     recipes.check_inputs(asked, resolve)
     recipes.check_tasks(asked, context.data_dir)
+    recipes.check_streams(asked, context.data_dir)
     machine = Machine.of(context.store, context.runtime, context.watch)
     checked, meter.after = plans.time_shared(asked, machine, context.data_dir)
     meter.shared = checked is not asked
@@ -508,6 +506,8 @@ def _summarise(
         gather.MadeStage(name, stage.config, stage.artifact, stage.reused)
         for name, stage in finished.stages.items()
     ]
+    apart = {each.name for each in made} - {model.name for model in compared}
+    told = apart if recipe.report.layout is not None else set[str]()
     corpora = []
     for name, result in finished.floors.items():
         assert isinstance(result.config, schema.Floors)
@@ -530,7 +530,10 @@ def _summarise(
         task_comparisons=gather.task_comparisons(sources),
         tuning=tuple(_tuning(finished, name) for name in finished.tuned),
         validation=gather.on_validation(made),
-        stages=tuple(gather.stage(each, needs.get(each.name), planned.held) for each in made),
+        stages=tuple(
+            gather.stage(each, needs.get(each.name), planned.held, in_full=each.name in told)
+            for each in made
+        ),
         unmade=tuple(name for name in recipe.stages if name not in finished.stages),
         layout=recipe.report.layout,
     )

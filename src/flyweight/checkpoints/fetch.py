@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from flyweight.checkpoints import convert, foreign_model, proof, read, tokenizer_files
 from flyweight.checkpoints.families import Inexpressible
 from flyweight.checkpoints.read import TOKENIZER, Checkpoint
+from flyweight.config.schema import Architecture, ModelConfig
 from flyweight.core.events import Watcher, ignore
 from flyweight.core.files import copy_file, disk_errors
 from flyweight.errors import FlyweightError, RequestError
@@ -30,6 +31,22 @@ Describe = Callable[[Draft, dict[str, Any]], None]
 """Writes the card of a model into its draft, from its facts."""
 
 
+class Packing(Protocol):
+    """How matrices are packed while a checkpoint is read."""
+
+    def json(self) -> dict[str, Any]:
+        """Return what it is, as plain data, for ids and facts."""
+        ...
+
+    def config(self, config: ModelConfig) -> Architecture:
+        """Return the config of the packed model; raise RequestError where there is none."""
+        ...
+
+    def write(self, source: convert.Source, out: Path, progress: Callable[[float], None]) -> None:
+        """Write the packed model into a folder, one tensor after another."""
+        ...
+
+
 def imported(
     reference: str,
     store: Store,
@@ -37,54 +54,110 @@ def imported(
     watch: Watcher = ignore,
     command: str = "",
     only_ours: bool = False,
+    packing: Packing | None = None,
 ) -> Artifact:
     """Return the artifact of a Hugging Face folder or of `hf:owner/name[@revision]`.
 
     Imports it, unless an artifact of files with the same content exists. GPT-2, Llama, Qwen3 and
     our own exports become a decoder of ours; any other causal language model keeps its files and
     goes behind an adapter, unless `only_ours` (then RequestError with every reason why it cannot
-    become one).
+    become one). `packing` packs a decoder as it is read: of its float tensors a few are held.
     """
-    path = download(reference.removeprefix(HUB)) if reference.startswith(HUB) else Path(reference)
-    source = read.read(path)
+    source = checkpoint_of(reference)
     watch("stage", {"name": reference, "stage": "import"})
-    if only_ours and (reasons := _reasons(source)):
+    if only_ours or packing:
+        refuse_others(reference, source, packing)
+
+    def work(draft: Draft) -> dict[str, Any]:
+        began = time.monotonic()
+        facts = write(reference, source, packing, draft)
+        describe(draft, facts)
+        return {**facts, "took": round(time.monotonic() - began, 3)}
+
+    return store.obtain(identity(source, packing), work, command, watch)[0]
+
+
+def checkpoint_of(reference: str) -> Checkpoint:
+    """Return the checkpoint in a folder or of `hf:owner/name[@revision]`, fetched if need be."""
+    if reference.startswith(HUB):
+        return read.read(download(reference.removeprefix(HUB)))
+    return read.read(Path(reference))
+
+
+def identity(source: Checkpoint, packing: Packing | None) -> Identity:
+    """Return the identity of an import: the content of its files, and how they are packed."""
+    return Identity(
+        stage="import",
+        version=VERSION,
+        config={} if packing is None else packing.json(),
+        parents={"files": source.fingerprint()},
+    )
+
+
+def refuse_others(reference: str, source: Checkpoint, packing: Packing | None) -> None:
+    """Raise RequestError where a checkpoint cannot become a decoder of ours, or not a packed one.
+
+    The message has every reason.
+    """
+    if reasons := _reasons(source):
         raise RequestError(
             f"{reference} cannot become a model of flyweight's own: {'; '.join(reasons)}. As it "
             "is, it can teach, generate, and be evaluated, timed and audited: name it where a "
             "command takes MODEL"
         )
-    sums = source.fingerprint()
-    identity = Identity(stage="import", version=VERSION, config={}, parents={"files": sums})
+    if packing is not None:
+        packing.config(convert.source_of(source).config)
 
-    def work(draft: Draft) -> dict[str, Any]:
-        began, out = time.monotonic(), draft.new_folder("model")
-        with _taken(source, draft, sums) as snapshot:
-            reasons = _reasons(snapshot)
-            if reasons:
-                _refuse_without_transformers(snapshot, reasons)
-                foreign_model.config_of(snapshot)
-                _refuse_nan(snapshot)
-                proved = proof.of_foreign(snapshot)
-                _keep(snapshot, draft)
-            else:
-                config, state = convert.decoder(snapshot)
-                proved = proof.of_ours(snapshot, config, state)
-                folder.write(config, state, out)
-                tokenizer_files.keep_generation(snapshot, out)
-            tokenizer = tokenizer_files.keep(snapshot, out)
-        facts = {
-            "source": reference,
-            "model_type": source.model_type,
-            "adapter": reasons or None,
-            "unread": list(source.unread) or None,
-            "tokenizer": tokenizer,
-            "proof": proved.json(),
-        }
-        describe(draft, facts)
-        return {**facts, "took": round(time.monotonic() - began, 3)}
 
-    return store.obtain(identity, work, command, watch)[0]
+def write(
+    reference: str, source: Checkpoint, packing: Packing | None, draft: Draft
+) -> dict[str, Any]:
+    """Write the model and the tokenizer of a checkpoint into a draft, and return the facts.
+
+    The draft's identity is that of the checkpoint. Raises FlyweightError where the files are no
+    longer those.
+    """
+    out = draft.new_folder("model")
+    with _taken(source, draft, draft.identity.parents["files"]) as snapshot:
+        reasons = _reasons(snapshot)
+        if reasons:
+            _refuse_without_transformers(snapshot, reasons)
+            foreign_model.config_of(snapshot)
+            _refuse_nan(snapshot)
+            proved = proof.of_foreign(snapshot)
+            _keep(snapshot, draft)
+        else:
+            proved = _write(snapshot, out, packing, draft.events.watch)
+            tokenizer_files.keep_generation(snapshot, out)
+        tokenizer = tokenizer_files.keep(snapshot, out)
+    return {
+        "source": reference,
+        "model_type": source.model_type,
+        "adapter": reasons or None,
+        "unread": list(source.unread) or None,
+        "tokenizer": tokenizer,
+        "proof": proved.json(),
+        **({} if packing is None else {"packed": packing.json()}),
+    }
+
+
+def _write(snapshot: Checkpoint, out: Path, packing: Packing | None, watch: Watcher) -> proof.Proof:
+    """Write a checkpoint's decoder into a folder, and return the proof that it is that.
+
+    One that is packed is compared before that, as far as a few of its layers go.
+    """
+    if packing is None:
+        config, state = convert.decoder(snapshot)
+        proved = proof.of_ours(snapshot, config, state)
+        folder.write(config, state, out)
+        return proved
+    source = convert.source_of(snapshot)
+    proved = proof.of_part(snapshot, source.config, source.rows)
+    name = snapshot.model_type
+    packing.write(
+        source, out, lambda done: watch("packing", {"what": f"{name} matrices", "done": done})
+    )
+    return proved
 
 
 def _reasons(source: Checkpoint) -> list[str]:

@@ -7,8 +7,9 @@ the numbers show that a rule is missing.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ from flyweight.checkpoints.attributes import auto_config, first_line, quiet
 from flyweight.checkpoints.flyweight_type import OWN
 from flyweight.checkpoints.foreign_model import Foreign
 from flyweight.checkpoints.read import Checkpoint
+from flyweight.checkpoints.weights import read_rows
 from flyweight.config.schema import ModelConfig
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.model.build import build
@@ -39,10 +41,12 @@ ROWS, LENGTH = 2, 128
 WHOLE_BYTES = 800_000_000
 """Bytes of weights up to which the whole model is compared.
 
-Of a larger one, only its embedding, first LAYERS layers, norm and head are.
+Of a larger one, only its first LAYERS layers and VOCABULARY tokens are, with embedding, norm and
+head.
 """
 
 LAYERS = 2
+VOCABULARY = 4096
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Proof:
     """The outcome of a comparison.
 
     `difference` from transformers' logits and `leak` of later tokens are shares of the largest
-    logit. `compared_with` is None where there was nothing to compare with, and `layers` None where
-    all of them were compared.
+    logit. `compared_with` is None where there was nothing to compare with. `layers` is how many of
+    the layers were compared and `vocabulary` how many of the tokens, None where it was all of them.
     """
 
     compared_with: str | None
@@ -59,6 +63,7 @@ class Proof:
     tokens: int
     difference: float | None
     leak: float
+    vocabulary: int | None = None
 
     def json(self) -> dict[str, Any]:
         """Return the proof as plain data."""
@@ -72,14 +77,51 @@ def of_ours(source: Checkpoint, config: ModelConfig, state: Mapping[str, Tensor]
     where later tokens change earlier logits, or where a logit is not a number. A model of our own
     type is not compared, nor is any model where transformers is missing.
     """
-    layers = LAYERS if _bytes(state) > WHOLE_BYTES and config.layers > LAYERS else None
-    ours = _decoder(config, state, layers)
+    if _bytes(state) > WHOLE_BYTES:
+        return of_part(source, config, lambda name, rows: state[name][:rows])
+    ours = _decoder(config, state)
+    return _proved(source, ours, partial(transformers_model, source))
+
+
+def of_part(source: Checkpoint, config: ModelConfig, rows: Callable[[str, int], Tensor]) -> Proof:
+    """Return what `of_ours` does for the first LAYERS layers and VOCABULARY tokens of a decoder.
+
+    `rows` returns the first rows of a tensor of its state. Nothing else is read, of either model.
+    """
+    layers = LAYERS if config.layers > LAYERS else None
+    vocabulary = VOCABULARY if _cuttable(config) else None
+    first = config
+    if layers is not None:
+        first = first.model_copy(update={"layers": layers})
+    if vocabulary is not None:
+        first = first.model_copy(update={"vocab_size": vocabulary})
+    with torch.device("meta"):
+        wanted = build(first).state_dict()
+    state = {
+        name: rows(name, tensor.shape[0] if tensor.dim() else 0) for name, tensor in wanted.items()
+    }
+    ours = _decoder(first, state)
+    theirs = partial(_transformers_part, source, layers, vocabulary)
+    proved = _proved(source, ours, theirs)
+    return replace(proved, layers=layers, vocabulary=vocabulary)
+
+
+def _cuttable(config: ModelConfig) -> bool:
+    """Return whether a decoder has more than VOCABULARY tokens, and the first can go without."""
+    embedding = config.embedding
+    alone = embedding.bigram.kind == "none" and config.mixture is None and not config.linears
+    return alone and (config.vocab_size or 0) > VOCABULARY
+
+
+def _proved(source: Checkpoint, ours: nn.Module, load: Callable[[], nn.Module]) -> Proof:
+    """Return the proof of a decoder beside transformers' model, which `load` returns."""
+    config: ModelConfig = ours.config  # pyright: ignore[reportAssignmentType]
     tokens = _tokens(config.vocab_size or 1, config.context)
     logits = _logits(source.path, ours, tokens)
     _finite(source.path, logits)
     theirs = None
     if source.model_type != OWN and find_spec("transformers") is not None:
-        theirs = transformers_model(source, layers)
+        theirs = load()
     difference = None
     if theirs is not None:
         difference = _share(logits - _logits(source.path, theirs, tokens), logits)
@@ -91,7 +133,7 @@ def of_ours(source: Checkpoint, config: ModelConfig, state: Mapping[str, Tensor]
             )
     return Proof(
         _version(theirs is not None),
-        layers,
+        None,
         tokens.numel(),
         difference,
         _leak(source.path, ours, tokens, logits),
@@ -172,24 +214,21 @@ def _tokens(vocab_size: int, context: int | None) -> Tensor:
     return torch.randint(vocab_size, (ROWS, min(LENGTH, context or LENGTH)), generator=generator)
 
 
-def _decoder(config: ModelConfig, state: Mapping[str, Tensor], layers: int | None) -> nn.Module:
-    """Return our decoder in float32, with its first `layers` layers (None: all)."""
-    first = config if layers is None else config.model_copy(update={"layers": layers})
+def _decoder(config: ModelConfig, state: Mapping[str, Tensor]) -> nn.Module:
+    """Return our decoder in float32."""
     with torch.device("meta"):
-        model = build(first)
-    names = model.state_dict().keys()
-    weights = {name: tensor for name, tensor in state.items() if name in names}
+        model = build(config)
     floats = {
         name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in weights.items()
+        for name, tensor in state.items()
     }
     model.load_state_dict(floats, assign=True)
     # Packed layers have no tensor of the float type that they unpack into.
     return model.to(torch.float32).eval()
 
 
-def transformers_model(source: Checkpoint, layers: int | None = None) -> nn.Module:
-    """Return transformers' model in float32, with its first `layers` layers (None: all).
+def transformers_model(source: Checkpoint) -> nn.Module:
+    """Return transformers' model in float32.
 
     Raises FlyweightError, with transformers' first line, where it cannot be loaded.
     """
@@ -198,8 +237,6 @@ def transformers_model(source: Checkpoint, layers: int | None = None) -> nn.Modu
     try:
         config = auto_config(source.path)
         foreign_model.choose_own_code(config)
-        if layers is not None:
-            foreign_model.cut(config, layers)
         with quiet():
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 source.path,
@@ -210,10 +247,60 @@ def transformers_model(source: Checkpoint, layers: int | None = None) -> nn.Modu
                 trust_remote_code=False,
             )
     except Exception as error:  # configs of other people's models fail in every way
-        raise FlyweightError(
-            f"{source.path}: transformers could not load it to compare with: {first_line(error)}"
-        ) from error
+        raise _unloadable(source, error) from error
     return model.eval()
+
+
+def _transformers_part(source: Checkpoint, layers: int | None, vocabulary: int | None) -> nn.Module:
+    """Return transformers' model in float32 with its first layers and tokens (None: all).
+
+    Only their tensors are read. Raises FlyweightError as `transformers_model`.
+    """
+    import transformers
+    from transformers.initialization import no_init_weights
+
+    try:
+        config = auto_config(source.path)
+        foreign_model.choose_own_code(config)
+        if layers is not None:
+            foreign_model.cut(config, layers)
+        if vocabulary is not None:
+            config.vocab_size = vocabulary
+            config.pad_token_id = None  # it may be one of the others
+        with quiet(), no_init_weights():
+            model: Any = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            _fill(model, source)
+    except Exception as error:  # configs of other people's models fail in every way
+        raise _unloadable(source, error) from error
+    return model.eval()
+
+
+def _fill(model: Any, source: Checkpoint) -> None:
+    """Give a model its tensors of a checkpoint, or the first rows of them where it has fewer.
+
+    Raises ValueError where it wants one that is not there.
+    """
+    wanted: dict[str, Tensor] = model.state_dict()
+    found = dict[str, Tensor]()
+    for header in source.headers():
+        name = header.name
+        if name not in wanted:  # checkpoints of the bare model leave the prefix out
+            name = f"{model.base_model_prefix}.{name}"
+        if name in wanted:
+            rows = wanted[name].shape[0] if wanted[name].dim() else None
+            found[name] = read_rows(source.path, header, 0, rows).float()
+    missing = model.load_state_dict(found, strict=False, assign=True).missing_keys
+    model.tie_weights()
+    there = {tensor.data_ptr() for tensor in found.values()}
+    missing = [name for name in missing if model.state_dict()[name].data_ptr() not in there]
+    if missing:
+        raise ValueError(f"{', '.join(missing[:20])} missing")
+
+
+def _unloadable(source: Checkpoint, error: Exception) -> FlyweightError:
+    return FlyweightError(
+        f"{source.path}: transformers could not load it to compare with: {first_line(error)}"
+    )
 
 
 def _logits(path: Path, model: nn.Module, tokens: Tensor) -> Tensor:

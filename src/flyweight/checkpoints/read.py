@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from flyweight.checkpoints.weights import (
     CONFIG,
     INDEX,
     WEIGHTS as WEIGHTS,
+    Header,
     pickled as pickled,
 )
 from flyweight.core.files import digest, sha256
@@ -130,32 +131,29 @@ class Checkpoint:
         """
         return weight_files.elements(self.path, self.weights)
 
+    def headers(self) -> list[Header]:
+        """Return every tensor, unread.
+
+        Raises FlyweightError for a damaged or displaced one.
+        """
+        places = weight_files.files(self.path)[1]
+        found = list(weight_files.headers(self.path, self.weights))
+        for name in self.weights:
+            inside = (header.name for header in found if header.file == name)
+            weight_files.check_index(self.path / name, inside, places)
+        return found
+
     def tensors(self) -> Iterator[tuple[str, Any]]:
         """Yield every tensor with its name, from memory-mapped shards.
 
         Raises FlyweightError for a damaged or displaced one.
         """
-        from safetensors import SafetensorError, safe_open
-
         places = weight_files.files(self.path)[1]
         for name in self.weights:
-            try:
-                with ExitStack() as stack:
-                    shard = stack.enter_context(safe_open(self.path / name, framework="pt"))
-                    names = shard.keys()
-                    if places is not None and set(names) != {
-                        key for key, place in places.items() if place == name
-                    }:
-                        raise FlyweightError(
-                            f"{self.path / name}: its tensors are not those that {INDEX} names; "
-                            "copy both again"
-                        )
-                    for key in names:
-                        yield key, shard.get_tensor(key)
-            except (OSError, SafetensorError) as error:
-                raise FlyweightError(
-                    f"{self.path / name}: damaged or truncated ({error}); copy it again"
-                ) from error
+            with weight_files.opened(self.path / name) as shard:
+                weight_files.check_index(self.path / name, shard.keys(), places)
+                for key in shard.keys():  # noqa: SIM118
+                    yield key, shard.get_tensor(key)
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -210,6 +208,11 @@ def tokenizer_names(path: Path) -> list[str]:
 
 def _config(path: Path) -> dict[str, object]:
     file = path / CONFIG
+    if path.is_file():
+        raise RequestError(
+            f"{path}: a file, and models come in as folders of the Hugging Face kind ({CONFIG} "
+            f"beside safetensors); nothing else, such as GGUF, is read"
+        )
     if not file.is_file() and (path / ADAPTER).is_file():
         raise RequestError(weight_files.adapter(path))
     if not file.is_file():

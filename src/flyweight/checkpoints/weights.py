@@ -6,11 +6,16 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flyweight.errors import FlyweightError, RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
@@ -45,6 +50,21 @@ _BUFFERS = (
     "rotary_emb.inv_freq",
 )
 """Name endings of constants in old checkpoints, many of them whole numbers."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """A tensor that was not read: its name, its file, safetensors' name of its type, its shape."""
+
+    name: str
+    file: str
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_float(self) -> bool:
+        """Whether its numbers are of a float type that models compute with."""
+        return self.kind in _FLOATS
 
 
 def files(path: Path) -> tuple[tuple[str, ...], Mapping[str, str] | None]:
@@ -105,7 +125,8 @@ def adapter(path: Path) -> str:
 def refuse_packed(path: Path, names: tuple[str, ...]) -> None:
     """Raise RequestError where a weight is not of a float type that models compute with."""
     packed = []
-    for name, kind, _ in _headers(path, names):
+    for header in headers(path, names):
+        name, kind = header.name, header.kind
         format = next((format for end, format in _PACKED.items() if name.endswith(end)), None)
         if format is not None:
             packed.append(f"{name} ({kind}, as in {format})")
@@ -123,9 +144,9 @@ def refuse_packed(path: Path, names: tuple[str, ...]) -> None:
 def float_type(path: Path, names: tuple[str, ...]) -> str:
     """Return torch's name of the float type, up to float32, that holds every weight."""
     kinds = {
-        kind
-        for name, kind, _ in _headers(path, names)
-        if kind in _FLOATS and not name.endswith(_BUFFERS)
+        header.kind
+        for header in headers(path, names)
+        if header.is_float and not header.name.endswith(_BUFFERS)
     }
     if kinds == {"BF16"}:
         return "bfloat16"
@@ -134,26 +155,59 @@ def float_type(path: Path, names: tuple[str, ...]) -> str:
 
 def elements(path: Path, names: tuple[str, ...]) -> tuple[int, int]:
     """Return how many numbers are in these files, and in how many tensors."""
-    shapes = [shape for _, _, shape in _headers(path, names)]
+    shapes = [header.shape for header in headers(path, names)]
     return sum(math.prod(shape) for shape in shapes), len(shapes)
 
 
-def _headers(path: Path, names: tuple[str, ...]) -> Iterator[tuple[str, str, list[int]]]:
-    """Yield the name, type and shape of every tensor in these files; no weight is read."""
+def headers(path: Path, names: tuple[str, ...]) -> Iterator[Header]:
+    """Yield every tensor in these files; no weight is read.
+
+    Raises FlyweightError for a damaged file.
+    """
+    for name in names:
+        with opened(path / name) as file:
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
+            found = [
+                Header(key, name, str(part.get_dtype()), tuple(part.get_shape()))
+                for key, part in slices.items()
+            ]
+        yield from found
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[Any]:
+    """Yield an open safetensors file.
+
+    Raises FlyweightError for a damaged one, and where one turns out to be damaged inside.
+    """
     from safetensors import SafetensorError, safe_open
 
-    for name in names:
-        try:
-            with safe_open(path / name, framework="pt") as file:
-                slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-                headers = [
-                    (key, str(part.get_dtype()), part.get_shape()) for key, part in slices.items()
-                ]
-        except (OSError, SafetensorError) as error:
-            raise FlyweightError(
-                f"{path / name}: damaged or truncated ({error}); copy it again"
-            ) from error
-        yield from headers
+    try:
+        with safe_open(file, framework="pt") as shard:
+            yield shard
+    except (OSError, SafetensorError) as error:
+        raise FlyweightError(f"{file}: damaged or truncated ({error}); copy it again") from error
+
+
+def read_rows(path: Path, header: Header, start: int = 0, stop: int | None = None) -> Tensor:
+    """Return a tensor of a folder's file, or its rows `start` to `stop` alone.
+
+    No more of the file stays mapped than the tensor. Raises FlyweightError for a damaged file.
+    """
+    with opened(path / header.file) as shard:
+        if start == 0 and stop is None:
+            return shard.get_tensor(header.name)
+        return shard.get_slice(header.name)[start:stop]
+
+
+def check_index(file: Path, names: Iterable[str], places: Mapping[str, str] | None) -> None:
+    """Raise FlyweightError where the tensors of a file are not those that an index places there."""
+    if places is None:
+        return
+    if set(names) != {key for key, place in places.items() if place == file.name}:
+        raise FlyweightError(
+            f"{file}: its tensors are not those that {INDEX} names; copy both again"
+        )
 
 
 def pickled(path: Path) -> list[Path]:

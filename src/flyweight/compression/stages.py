@@ -6,21 +6,22 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from flyweight.checkpoints import load_any
+from flyweight.checkpoints import convert, fetch, load_any
 from flyweight.compression.calibration import (
     calibration_batches,
     check_length,
 )
 from flyweight.compression.merge import merge, merged
 from flyweight.compression.pack import PackStage
+from flyweight.compression.packed_import import ImportPacking
 from flyweight.compression.planned import column_seconds, gathering
 from flyweight.compression.prune_stage import PruneStage
 from flyweight.compression.quantize import check_gptq, quantize, quantize_by_inputs, quantized
 from flyweight.compression.written import inherited, write_model
-from flyweight.config import schema
+from flyweight.config import catalogue, schema
 from flyweight.model.build import Model
 from flyweight.model.sparsity import pruned_layers, sparsity_facts
-from flyweight.store.artifact import Draft
+from flyweight.store.artifact import Draft, Identity
 from flyweight.store.stage import Context, Inputs, Outline, PlannedInputs, Stage
 
 
@@ -60,6 +61,41 @@ class QuantizeStage(Stage[schema.Quantize]):
             work = gathering(config.calibration, source)
             return Outline(made, config.seconds + column_seconds(source), work=(work,))
         return Outline(made)
+
+
+class ImportStage(Stage[schema.Import]):
+    """A model from elsewhere, the same as `flyweight import` makes."""
+
+    def own_identity(self, config: schema.Import) -> Identity:
+        """Return the identity of the checkpoint's files, which are fetched if need be."""
+        source = fetch.checkpoint_of(config.input)
+        packing = ImportPacking.of(config)
+        fetch.refuse_others(config.input, source, packing)
+        return fetch.identity(source, packing)
+
+    def run(
+        self, config: schema.Import, inputs: Inputs, context: Context, draft: Draft
+    ) -> dict[str, Any]:
+        """Write the model and its tokenizer."""
+        source = fetch.checkpoint_of(config.input)
+        return fetch.write(config.input, source, ImportPacking.of(config), draft)
+
+    def plan(self, config: schema.Import, inputs: PlannedInputs) -> Outline:
+        """Return the model of a local folder, or of a published one that nobody has fetched yet."""
+        source = _shape_of(config.input)
+        if source is None:
+            return Outline(notes=(f"the shape of {config.input} is known once it is fetched",))
+        packing = ImportPacking.of(config)
+        return Outline(source if packing is None else packing.config(source))
+
+
+def _shape_of(reference: str) -> schema.ModelConfig | None:
+    """Return the shape of a folder or of a published model; None where nobody knows it yet."""
+    if not reference.startswith(fetch.HUB):
+        return convert.config_of(fetch.checkpoint_of(reference))
+    shape = catalogue.published(reference)
+    assert shape is None or isinstance(shape, schema.ModelConfig)
+    return shape
 
 
 class MergeStage(Stage[schema.Merge]):
@@ -110,6 +146,7 @@ def _round_by_inputs(
 
 
 STAGES: dict[str, Stage[Any]] = {
+    "import": ImportStage(),
     "quantize": QuantizeStage(),
     "prune": PruneStage(),
     "pack": PackStage(),

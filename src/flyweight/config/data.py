@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from flyweight.config.base import PositiveInt, Strict, choice
+from flyweight.config.stream import Stream
 from flyweight.config.units import Count, Size
 
 
@@ -51,15 +52,25 @@ class BpeTokenizer(Strict):
     sample: Annotated[Size, Field(gt=0)] = 100_000_000
 
 
+def _none(value: object) -> bool:
+    return value is None
+
+
+def _false(value: object) -> bool:
+    return value is False
+
+
 class FileTokenizer(Strict):
-    """An existing `tokenizer.json`."""
+    """An existing `tokenizer.json`, or a folder that has one: here, or in the data folder.
+
+    With `cut` it loses the entries that the text never uses, and the model their rows. The text is
+    cut into the same pieces as before. Other text that would need a missing entry gets shorter
+    ones, down to single bytes, and still comes back.
+    """
 
     kind: Literal["file"] = "file"
     path: str
-
-
-def _none(value: object) -> bool:
-    return value is None
+    cut: bool = Field(default=False, exclude_if=_false)
 
 
 class ModelTokenizer(Strict):
@@ -98,10 +109,11 @@ class Data(Strict):
     `test` are the fractions held out where the corpus has no standard split. `separator` is what
     stands between the documents of a text file, such as `<|endoftext|>`. Windows run on across
     documents that are `joined`; `isolated` ones see nothing of each other, in training and in
-    evaluation.
+    evaluation. In place of a corpus, a `stream` is read while a model trains.
     """
 
-    corpus: str | Annotated[tuple[str, ...], Field(min_length=1)]
+    corpus: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    stream: Stream | None = None
     column: str | None = None
     separator: Annotated[str, Field(min_length=1)] | None = None
     tokenizer: Tokenizer | None = None
@@ -121,12 +133,42 @@ class Data(Strict):
             )
         return raw
 
+    @model_validator(mode="after")
+    def _one_text(self) -> Data:
+        """Refuse both a corpus and a stream, or neither, and fields that a stream has itself."""
+        if self.stream is None:
+            if self.corpus is None:
+                raise ValueError("corpus: is missing; name a text, or a stream of shards")
+            return self
+        if self.corpus is not None:
+            raise ValueError("stream: corpus names a text as well; give one of them")
+        for name, instead in _OF_STREAMS.items():
+            if name in self.model_fields_set and getattr(self, name) is not None:
+                raise ValueError(f"{name}: is for a corpus; {instead}")
+        if isinstance(self.tokenizer, CharTokenizer):
+            raise ValueError(
+                "tokenizer: char needs every character of a text, and a stream has more than was "
+                "read before; use byte or bpe"
+            )
+        return self
+
+    @property
+    def label(self) -> str:
+        """What the text is called: its name, or the first of several and how many more."""
+        if self.stream is not None:
+            return self.stream.source
+        if self.corpus is None or isinstance(self.corpus, str):
+            return self.corpus or ""
+        names = list(self.corpus)
+        return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
     union_tag: ClassVar[str] = "text"
     """How a fault of a config names this kind of data beside examples."""
 
     def packed(self) -> Data:
         """Return what packing depends on: windows are cut from the shards later."""
-        return self.model_copy(update={"context": 1, "documents": "joined"})
+        stream = None if self.stream is None else self.stream.packed()
+        return self.model_copy(update={"context": 1, "documents": "joined", "stream": stream})
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
@@ -136,4 +178,15 @@ class Data(Strict):
             fields.pop("separator", None)
         if self.documents == "joined":
             fields.pop("documents", None)
+        for name in ("stream",) if self.stream is None else ("corpus", *_OF_STREAMS):
+            fields.pop(name, None)
         return fields
+
+
+_OF_STREAMS = {
+    "column": "the column of a stream is stream.text",
+    "separator": "the rows of a stream are its documents; leave it out",
+    "validation": "a stream holds out a size, such as stream.validation: 2MB",
+    "test": "a stream holds out a size, such as stream.test: 2MB",
+}
+"""Fields of a corpus that a stream does not have, and what to write instead."""

@@ -119,6 +119,8 @@ def _laid(key: str, default: Any, own: Any) -> object:
     both = isinstance(default, dict) and isinstance(own, dict)
     if key == "data" and both and ("task" in own) != ("task" in default):
         return own
+    if key == "data" and isinstance(default, dict) and isinstance(own, dict):
+        default = _of_text(default, own)
     if key == "train" and isinstance(default, dict) and isinstance(own, dict):
         dropped: tuple[str, ...] = ()
         if own.get("same_as") is not None:
@@ -130,6 +132,19 @@ def _laid(key: str, default: Any, own: Any) -> object:
     if key == "model" and named and own["kind"] != kind_of_model(default):
         return own
     return merge(default, own)
+
+
+_OF_CORPUS = ("corpus", "column", "separator", "validation", "test")
+
+
+def _of_text(default: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Return the default `data` without its text, where a stage's own is of the other kind."""
+    dropped: tuple[str, ...] = ()
+    if "stream" in own and "corpus" in default:
+        dropped = _OF_CORPUS
+    elif "corpus" in own and "stream" in default:
+        dropped = ("stream",)
+    return {name: value for name, value in default.items() if name not in dropped}
 
 
 def default_faults(raw: Mapping[str, object]) -> list[Fault]:

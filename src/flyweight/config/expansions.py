@@ -6,6 +6,7 @@ student: {stage: distill, ..., told: {k: 64, rest: bucket, store: fp16}}
 student: {stage: distill, ..., across: tokenizers}, which has a record in any case
 student: {stage: distill, teacher: [base, base@0.5], ...}, which has a stage snapshot
 speed:   {stage: bench, input: [student, int8], precision: [fp32, bf16]}
+student: {stage: pretrain, ..., seed: [0, 1, 2]}
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ CONTROLS = {
 }
 """What a distillation can be compared with, by its word in a recipe."""
 
-SHARED = ("data", "model", "input", "round", "round_layers")
+SHARED = ("data", "model", "input", "round", "round_layers", "seed")
 """What a control that is trained alone has in common with its distillation."""
+
+CONTROLLED = {"controls", "told", "across"}
+"""Words of a distillation that stand for stages."""
 
 SOURCES = "sources"
 TOLD = ("k", "rest", "store")
@@ -78,8 +82,13 @@ def stand_for(raw: Mapping[str, Any]) -> dict[str, list[str]]:
 def _written_out(name: str, stage: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
     """Return a raw stage without its words, and what they stand for: its record, its controls."""
     distills = isinstance(stage, dict) and stage.get("stage") == "distill"
-    if not distills or not ({"controls", "told", "across"} & stage.keys()):
+    if not distills or not (CONTROLLED & stage.keys()):
         return stage, {}, {}
+    if isinstance(stage.get("seed"), list):
+        raise RequestError(
+            f"stages.{name}.seed: {' and '.join(sorted(CONTROLLED & stage.keys()))} stand for "
+            f"stages of one distillation, and this lists several; give it one seed"
+        )
     plain = {key: value for key, value in stage.items() if key != "controls"}
     if plain.get("across") is not None and plain.get("told") is None:
         plain["told"] = {}

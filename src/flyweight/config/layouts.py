@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-LayoutName = Literal["lightgpt2"]
+LayoutName = Literal["lightgpt2", "distilqwen3"]
 """A layout: `reports.layouts` draws it."""
 
 LAYOUT_FOLDER = "report"

@@ -84,6 +84,7 @@ from flyweight.config.embedding import (
     NoBigram as NoBigram,
 )
 from flyweight.config.finetuning import tuned_config
+from flyweight.config.importing import Import as Import
 from flyweight.config.layers import (
     GATED as GATED,
     Add as Add,
@@ -131,6 +132,7 @@ from flyweight.config.scoring import (
     Score as Score,
     ScoredTask as ScoredTask,
 )
+from flyweight.config.seeds import Seed as Seed
 from flyweight.config.sharing import (
     All as All,
     Cycle as Cycle,
@@ -250,12 +252,13 @@ class TrainingStage(StageConfig):
     They compute in the configured precision, and a budget counts what they spend. `round` lets the
     blocks' matrices be read as a quantize stage of this kind would round them, while their float
     values are trained. `round_layers` gives some of them a kind of their own, by patterns, as
-    `layers` does there.
+    `layers` does there. `seed` is that of this training; by default that of the recipe.
     """
 
     model: Architecture | None = None
     data: StageData
     train: Train = Train()
+    seed: Seed | None = Field(default=None, exclude_if=_none)
     round: LinearKind | None = Field(default=None, exclude_if=_none)
     round_layers: dict[str, LinearKind] = Field(
         default_factory=dict[str, LinearKind], exclude_if=_no_fields
@@ -265,6 +268,7 @@ class TrainingStage(StageConfig):
     defaults: ClassVar[tuple[str, ...]] = ("data", "train", "model")
     spends: ClassVar[tuple[str, ...]] = EVERY_QUANTITY
     validated: ClassVar[bool] = True
+    several: ClassVar[tuple[str, ...]] = ("seed",)
 
     def no_validation(self) -> str:
         """Return why `select` cannot choose this stage by validation; empty where it can."""
@@ -301,7 +305,7 @@ class TrainingStage(StageConfig):
 
         Memory is saved only where the model and the method can.
         """
-        faults = self._no_tokenizer()
+        faults = [*self._no_tokenizer(), *self._streamed_faults()]
         baseline = self.model is not None and not isinstance(self.model, ModelConfig)
         if baseline and self.train.memory.recompute == "blocks":
             faults.append(NO_BLOCKS)
@@ -310,6 +314,15 @@ class TrainingStage(StageConfig):
         elif self.train.memory.weights == "bf16" and not self.trains_all():
             faults.append(FROZEN_IN_BFLOAT16)
         return [*faults, *self._unrounded()]
+
+    def _streamed_faults(self) -> list[str]:
+        """Return why a text that is read on the way cannot be read as the stage asks for."""
+        if isinstance(self.data, TaskData) or self.data.stream is None or not self.train.epochs:
+            return []
+        return [
+            "train.epochs: how many windows a stream has is not known; give steps, tokens, flops "
+            "or time, and how often it may be read with data.stream.epochs"
+        ]
 
     def _unrounded(self) -> list[str]:
         """Return why the matrices of blocks cannot be rounded in this training."""
@@ -506,6 +519,8 @@ class Distill(NewOrExisting):
         if not isinstance(self.teacher, str) and self.start != "random":
             faults.append("start: there are several teachers; use start: random, or name one")
         faults += self._across_faults()
+        if self.told is not None and self.data.stream is not None:
+            faults.append(f"told: {NO_RECORD}")
         if self.told is not None and self.objective.hidden is not None and self.across is None:
             faults.append("objective.hidden: a record has no hidden states; leave told out")
         if self.told is not None and not self.train.counts_steps and self.train.same_as is None:
@@ -513,6 +528,8 @@ class Distill(NewOrExisting):
                 "told: how many rows are read has to be known; give train.steps, tokens, epochs or "
                 "flops"
             )
+        if self.told is not None and self.seed is not None:
+            faults.append("seed: a record is of the recipe's seed; leave told or seed out")
         if self.told is None and self.objective.rest != "bucket":
             faults.append("objective.rest: is about a record; name one with told, or leave it out")
         return faults
@@ -567,6 +584,12 @@ OWN_TOKENIZER = (
 )
 
 
+NO_RECORD = (
+    "a record is of the windows of a packed text, and a stream is read on the way; let the teacher "
+    "run beside the student (leave told out), or name a corpus"
+)
+
+
 def _aligned(origin: Origin) -> str:
     """Return how much of a text could be compared across tokenizers, as a card says it."""
     share = origin.facts.get("aligned")
@@ -601,7 +624,8 @@ class Teach(StageConfig):
     def faults(self) -> list[str]:
         """Refuse to take the text's tokenizer from a teacher that has another one."""
         own = isinstance(self.data.tokenizer, ModelTokenizer)
-        return [OWN_TOKENIZER] if own and self.across is not None else []
+        faults = [OWN_TOKENIZER] if own and self.across is not None else []
+        return faults if self.data.stream is None else [*faults, f"data.stream: {NO_RECORD}"]
 
     def own_texts(self) -> tuple[str, ...]:
         """Teachers with other tokenizers read the text in their own tokens."""
@@ -857,6 +881,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "select": Select,
     "snapshot": Snapshot,
     "init": Initialise,
+    "import": Import,
     "quantize": Quantize,
     "prune": Prune,
     "pack": Pack,
@@ -876,7 +901,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
 """Every kind of stage by name; `flyweight.register_stage` adds those of other packages."""
 
 
-OTHER_ARTIFACTS = ("corpus", "examples", "import")
+OTHER_ARTIFACTS = ("corpus", "examples")
 """Kinds of artifacts that no recipe can name as a stage."""
 
 

@@ -64,6 +64,7 @@ class Score(StageConfig):
 
     measures: ClassVar[str | None] = "input"
     of_machine: ClassVar[bool] = True
+    several: ClassVar[tuple[str, ...]] = ("input", "task")
     seconds: ClassVar[float] = 60.0
 
     @property

@@ -59,7 +59,7 @@ class StageConfig(Strict):
     - `spends`: quantities that `same_as` can take from the stage.
     - `validated`: the facts have `best_nll`, by which `select` can choose.
     - `compresses`: the model is that of `input` in fewer bytes, and reports compare the two.
-    - `several`: fields of which a recipe may list several values, to measure each combination.
+    - `several`: fields of which a recipe may list several values: a stage for each combination.
     - `seconds`: what it takes on two idle cores, whatever the text and the model.
     """
 

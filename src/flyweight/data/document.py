@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from flyweight.config import schema
 
@@ -72,10 +72,6 @@ class Source(Protocol):
         ...
 
 
-def corpus_label(corpus: str | Sequence[str]) -> str:
-    """Return the label of `data.corpus`: itself, or the first name of a list and how many more."""
-    if isinstance(corpus, str):
-        return corpus
-    if len(corpus) == 1:
-        return corpus[0]
-    return f"{corpus[0]} and {len(corpus) - 1} more"
+def text_label(config: Mapping[str, Any]) -> str:
+    """Return what a text is called, given the fields of its data config."""
+    return schema.Data.model_validate(config, context={"resolved": True}).label

@@ -15,6 +15,11 @@ import numpy as np
 from flyweight.data.corpus import Split
 from flyweight.errors import RequestError
 
+UNMARKED = (
+    "data.documents: isolated needs a token that begins or ends a document, and this tokenizer has "
+    "none; use another data.tokenizer, or documents: joined"
+)
+
 
 def reading_starts(split: Split) -> np.ndarray:
     """Return the offset of the first token of every document as it is read, int64, the first 0.
@@ -28,10 +33,7 @@ def reading_starts(split: Split) -> np.ndarray:
     if len(documents) <= len(split.name.split("+")):  # one text
         return np.zeros(1, np.int64)
     if not split.closing:
-        raise RequestError(
-            "data.documents: isolated needs a token that begins or ends a document, and this "
-            "tokenizer has none; use another data.tokenizer, or documents: joined"
-        )
+        raise RequestError(UNMARKED)
     return np.append(np.zeros(1, np.int64), documents[1:] - 1)
 
 

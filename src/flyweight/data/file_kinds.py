@@ -126,6 +126,20 @@ def kind_of(path: Path) -> FileKind:
     return FileKind(FORMATS.get(suffix, "text"), packed)
 
 
+def kind_by_name(path: PurePath) -> FileKind | None:
+    """Return how a file of this name is read, without a look at it; None where it holds no text."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    packed = _PACKED.get(suffixes[-1]) if suffixes else None
+    if packed is not None:
+        suffixes.pop()
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix == ".json":
+        return FileKind("jsonl", packed)
+    if suffix in TEXT_SUFFIXES:
+        return FileKind("text", packed)
+    return FileKind(FORMATS[suffix], packed) if suffix in FORMATS else None
+
+
 def _compression(head: bytes) -> Compression | None:
     return next((kind for magic, kind in _PACKED_MAGIC.items() if head.startswith(magic)), None)
 
@@ -169,19 +183,21 @@ def _json_format(path: Path, head: bytes) -> Format:
 def open_bytes(path: Path, compression: Compression | None) -> Iterator[BinaryIO]:
     """Open a file for reading its bytes, unpacked; raise RequestError where that is impossible."""
     with open_text(path) as file:
-        if compression == "gzip":
-            yield cast(BinaryIO, gzip.GzipFile(fileobj=file))
-        elif compression == "bzip2":
-            yield cast(BinaryIO, bz2.BZ2File(file))
-        elif compression == "xz":
-            yield cast(BinaryIO, lzma.LZMAFile(file))  # noqa: SIM115 (the file under it is closed)
-        elif compression == "zstd":
-            yield _zstd(path, file)
-        else:
-            yield file
+        yield unpacked(path, file, compression)
 
 
-def _zstd(path: Path, file: BinaryIO) -> BinaryIO:
+def unpacked(path: PurePath, file: BinaryIO, compression: Compression | None) -> BinaryIO:
+    """Return a file that reads an open one's bytes, unpacked; `path` is for messages."""
+    if compression == "gzip":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=file))
+    if compression == "bzip2":
+        return cast(BinaryIO, bz2.BZ2File(file))
+    if compression == "xz":
+        return cast(BinaryIO, lzma.LZMAFile(file))
+    return _zstd(path, file) if compression == "zstd" else file
+
+
+def _zstd(path: PurePath, file: BinaryIO) -> BinaryIO:
     try:
         import pyarrow
     except ImportError as error:

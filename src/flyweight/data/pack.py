@@ -17,6 +17,8 @@ from flyweight.data.document import SPLITS, Document, Skipped, Source, SplitName
 from flyweight.data.overlap import Overlap
 from flyweight.data.shards import SHARD_TOKENS, ShardWriter, dtype_for
 from flyweight.data.sources import source_of
+from flyweight.data.streams import open_stream
+from flyweight.data.streams.shards import fingerprint as stream_fingerprint
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.data.tokenizer_training import train
 from flyweight.errors import FlyweightError, RequestError
@@ -44,8 +46,12 @@ class _Survey:
 def source_fingerprint(data: schema.Data, data_dir: Path | None = None) -> str:
     """Return the SHA-256 of the raw text, document names and splits of a corpus.
 
-    The text is read in pieces, without a tokenizer.
+    The text is read in pieces, without a tokenizer. Of a stream no more is read than tells its
+    shards apart.
     """
+    if data.stream is not None:
+        found = open_stream(data.stream, data_dir)
+        return stream_fingerprint(data.stream.source, data.stream.text, found)
     return _survey(source_of(data, data_dir)).fingerprint
 
 
@@ -76,24 +82,26 @@ def pack(
     progress: Progress | None = None,
     *,
     shard_tokens: int = SHARD_TOKENS,
+    source: Source | None = None,
 ) -> Corpus:
     """Tokenize a corpus into the new or empty `folder` and return it.
 
-    The store publishes the folder around it.
+    The store publishes the folder around it. `source` is the corpus, where it is open already.
 
     `progress` is called with the phase and the fraction of it that is done. Raises RequestError for
     text that cannot be used or is too short for windows of `data.context`, FlyweightError where
     the folder is in use or the disk refuses.
     """
     progress = progress or (lambda phase, done: None)
-    source = source_of(data, data_dir)
+    source = source_of(data, data_dir) if source is None else source
     survey = _survey(source)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise FlyweightError(f"{folder} is not empty; choose another folder or delete it")
     started = time.perf_counter()
-    tokenizer = _tokenizer(source, survey, data.tokenizer or source.about.tokenizer, progress)
+    config = data.tokenizer or source.about.tokenizer
+    tokenizer = _tokenizer(source, survey, config, progress, data_dir)
     tokenizer.save(folder / "tokenizer.json")
     trained = time.perf_counter()
     packer = _Packer(source, survey, tokenizer, folder, progress, shard_tokens)
@@ -134,7 +142,11 @@ def _plain(name: str) -> str:
 
 
 def _tokenizer(
-    source: Source, survey: _Survey, config: schema.Tokenizer, progress: Progress
+    source: Source,
+    survey: _Survey,
+    config: schema.Tokenizer,
+    progress: Progress,
+    data_dir: Path | None,
 ) -> Tokenizer:
     def texts() -> Iterator[str]:
         done = 0
@@ -151,7 +163,8 @@ def _tokenizer(
     if survey.bytes["train"] == 0:
         raise RequestError(f"{source.about.name}: the train split is empty; use more text")
     about = source.about
-    return train(config, texts, others, survey.bytes["train"], about.separated, about.published)
+    size = survey.bytes["train"]
+    return train(config, texts, others, size, about.separated, about.published, data_dir)
 
 
 def _texts(source: Source, split: SplitName) -> Iterator[str]:
@@ -287,6 +300,6 @@ def _require_windows(splits: dict[SplitName, SplitMeta], corpus: str, context: i
     have = ", ".join(f"{name} {split.tokens}" for name, split in splits.items())
     raise RequestError(
         f"{corpus} is too small for a context of {context}: every split needs {context + 1} "
-        f"tokens, there are {have}; use more text, a smaller data.context, or larger "
-        "data.validation and data.test"
+        f"tokens, there are {have}; use more text, a smaller data.context, or larger validation "
+        "and test splits (data.validation, data.test)"
     )

@@ -42,7 +42,7 @@ def read_rows(path: Path, kind: FileKind, column: str | None) -> Rows:
         if kind.format == "jsonl":
             yield from _json_lines(path, lines, column)
         else:
-            yield from _table(path, lines, kind.format == "tsv", column)
+            yield from table_rows(path, lines, kind.format == "tsv", column)
 
 
 def choose_column(where: object, kinds: Mapping[str, str | None], column: str | None) -> str:
@@ -112,7 +112,7 @@ def _json_lines(path: Path, lines: Iterator[str], column: str | None) -> Rows:
                 f"{path}, line {number}: {name!r} is {_kind(value)}, not text; rewrite it as a "
                 f"string"
             )
-        if value is not None and not _encodable(value):
+        if value is not None and not encodable(value):
             raise RequestError(
                 f"{path}, line {number}: {name!r} holds half a surrogate pair, "
                 f"which is not a character"
@@ -120,7 +120,8 @@ def _json_lines(path: Path, lines: Iterator[str], column: str | None) -> Rows:
         yield value
 
 
-def _encodable(text: str) -> bool:
+def encodable(text: str) -> bool:
+    """Return whether UTF-8 can hold a text: it has no half of a surrogate pair."""
     try:
         return text.isascii() or bool(text.encode())
     except UnicodeEncodeError:
@@ -161,7 +162,7 @@ def _kind(value: object) -> str:
     return "a list" if isinstance(value, list) else "an object"
 
 
-def _table(path: Path, lines: Iterator[str], tabs: bool, column: str | None) -> Rows:
+def table_rows(path: Path, lines: Iterator[str], tabs: bool, column: str | None) -> Rows:
     """Yield a column of a table whose first line names the columns."""
     first = next(lines, "")
     # Spreadsheets write semicolons where the comma is the decimal mark.
@@ -216,7 +217,7 @@ def _parquet(path: Path, kind: FileKind, column: str | None) -> Rows:
         raise RequestError(f"{path} is Parquet packed by {kind.compression}; unpack it first")
     try:
         with parquet.ParquetFile(path) as file:
-            kinds = {field.name: _parquet_kind(field.type) for field in file.schema_arrow}
+            kinds = {field.name: parquet_kind(field.type) for field in file.schema_arrow}
             name = choose_column(path, kinds, column)
             for batch in file.iter_batches(_BATCH, columns=[name]):
                 yield from batch.column(0).to_pylist()
@@ -224,7 +225,8 @@ def _parquet(path: Path, kind: FileKind, column: str | None) -> Rows:
         raise RequestError(f"{path} is damaged or not Parquet: {reason(error)}") from error
 
 
-def _parquet_kind(kind: Any) -> str | None:
+def parquet_kind(kind: Any) -> str | None:
+    """Return the name of a column's type; None where it is text."""
     from pyarrow import types
 
     value = kind.value_type if types.is_dictionary(kind) else kind

@@ -12,8 +12,9 @@ from typing import Any
 from flyweight.config import schema
 from flyweight.config.tasks import TaskData
 from flyweight.data.corpus import Meta
-from flyweight.data.document import corpus_label
 from flyweight.data.pack import pack
+from flyweight.data.sources import source_of
+from flyweight.data.streams.held_out import StreamSample
 from flyweight.data.tasks import Examples
 from flyweight.data.tasks.conversations import ConversationTemplate
 from flyweight.data.tasks.folder import TrainedSplit, write_examples
@@ -37,14 +38,16 @@ class PackStage(Stage[schema.Data]):
         def progress(what: str, done: float) -> None:
             draft.events.watch("packing", {"what": what, "done": done})
 
-        corpus = pack(config, context.data_dir, draft.path / "corpus", progress)
+        source = source_of(config, context.data_dir)
+        corpus = pack(config, context.data_dir, draft.path / "corpus", progress, source=source)
         for line in _left_out(corpus.meta):
             draft.events.watch("left out", line)
         return {
-            "name": corpus_label(config.corpus),
+            "name": config.label,
             "vocab_size": corpus.meta.vocab_size,
             "fingerprint": corpus.meta.fingerprint,
             "skipped": corpus.meta.skipped,
+            **({"stream": source.facts()} if isinstance(source, StreamSample) else {}),
         }
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flyweight.config import schema
-from flyweight.core.files import user_path
 from flyweight.data.token_bytes import BYTE_OF_LETTER
 from flyweight.data.tokenizer import LINE_END, PAD, SEPARATOR, UNKNOWN, Tokenizer
+from flyweight.data.tokenizer_file import file_tokenizer
 from flyweight.errors import RequestError
 
 if TYPE_CHECKING:
@@ -29,11 +31,13 @@ def train(
     size: int,
     separated: bool,
     published: bool = True,
+    data_dir: Path | None = None,
 ) -> Tokenizer:
     """Return the tokenizer of a config.
 
     `texts` yields the training split in pieces (`size` characters or a little less). `others`
-    yields the held-out splits; they only decide whether a character vocabulary needs `<unk>`.
+    yields the held-out splits; they only decide whether a character vocabulary needs `<unk>`, and
+    which entries of a file's are cut. `data_dir` has local copies of files.
     `separated` adds the separator; unless `published`, an end and a padding token are added in any
     case. Raises RequestError for a vocabulary without room for them.
     """
@@ -52,7 +56,7 @@ def train(
         raise RequestError(
             "data.tokenizer: kind model needs a stage with an input or a teacher; choose another"
         )
-    return Tokenizer.load(user_path(config.path))
+    return file_tokenizer(config, data_dir, chain(texts(), others()))
 
 
 def _finished(backend: tokenizers.Tokenizer, special_words: Sequence[str]) -> Tokenizer:

@@ -39,6 +39,7 @@ class Linear(nn.Linear, LinearLayer):
     starts uninitialised.
     """
 
+    rows_apart = 1
     rounding: Callable[[Tensor], Tensor] | None = None
     """What training sees of the weight (out, in), where it is trained to be rounded."""
 

@@ -28,6 +28,7 @@ class GroupedLinear(Rounded):
     error: cutting off the largest values is often better than coarse steps.
     """
 
+    rows_apart = 1
     bits: ClassVar[int]
     at_once: ClassVar[int]
     """How many codes one look-up unpacks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,12 @@ class LinearLayer(nn.Module, ABC):
     out_features: int
     kind: LinearKind
     bias: nn.Parameter | None
+    rows_apart: ClassVar[int | None] = None
+    """A number of rows that, like its multiples, can be packed alone: the same as of the whole.
+
+    None where rows belong together.
+    """
+
     adapters: tuple[Any, ...] = ()
     """What is around the layer, the innermost first: each a `LayerAdapter` of `model.adapters`."""
 

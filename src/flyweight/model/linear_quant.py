@@ -93,6 +93,7 @@ class Int8Linear(Rounded):
     """
 
     default_kind = Int8()
+    rows_apart = 1
     codes: Tensor
     scales: Tensor
     fast = _INT8_FAST
@@ -176,6 +177,7 @@ class NF4Linear(Rounded):
     """
 
     default_kind = NF4()
+    rows_apart = NF4_GROUP  # so that no group of scales lies in two parts
     codes: Tensor
     scales: Tensor
     fast = _NF4_FAST

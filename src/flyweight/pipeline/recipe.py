@@ -13,16 +13,19 @@ from flyweight.checkpoints import load_any, tokenizer_files
 from flyweight.config import load, schema
 from flyweight.config.schema import SAME_AS, STAGE_CONFIGS, StageConfig, Strict
 from flyweight.config.stage import sources_of_tokens
+from flyweight.config.stream import NOT_PACKED
 from flyweight.config.units import format_size, format_time
 from flyweight.core import allocator, machine
-from flyweight.core.files import digest, disk_errors, reason, sha256, user_path
+from flyweight.core.files import digest, disk_errors, reason, sha256
 from flyweight.core.runtime import Precision
 from flyweight.data import stages as data_stages
-from flyweight.data.document import corpus_label
 from flyweight.data.pack import source_fingerprint
 from flyweight.data.sources import with_tokenizer
+from flyweight.data.streams import open_stream
+from flyweight.data.streams.held_out import shares
 from flyweight.data.tasks.folder import examples_fingerprint, read_splits
 from flyweight.data.tokenizer import Tokenizer
+from flyweight.data.tokenizer_file import tokenizer_path
 from flyweight.decode import chat_template
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation import tasks as task_scoring
@@ -98,14 +101,14 @@ class Runner:
         `read` is `data` with a tokenizer that can be read. A text that the model was trained on is
         packed with its tokenizer already.
         """
-        name = corpus_label(data.corpus)
+        name = data.label
         stage = data_stages.STAGES["corpus"]
         identity = Identity(
             stage="corpus",
             version=stage.version,
             config=_packing_identity(_packing(data)),
             data=source_fingerprint(data, self.context.data_dir),
-            tokenizer=_tokenizer_file(read),
+            tokenizer=_tokenizer_file(read, self.context.data_dir),
         )
         if model is not None and (packed := _same_text(model, identity)) is not None:
             return packed
@@ -149,21 +152,31 @@ class Runner:
         config = self._resolved(config, corpus)
         precision: Precision = "fp32"
         model: schema.Architecture | None = None
+        runner = self._of_seed(config)
         if isinstance(config, schema.TrainingStage):
+            config = config.model_copy(update={"seed": None})  # the identity has it anyway
             model = config.model or source_config(config, inputs)
             precision = self.context.runtime.precision(config.train.products, model.dim)
             train = config.train.model_copy(update={"precision": precision})
             config = config.model_copy(update={"train": train})
-        identity = self._identity(config, stage, inputs, precision)
+        own = stage.own_identity(config)
+        identity = own or runner._identity(config, stage, inputs, precision)
         if model is not None and drops([config.model_dump(), model.model_dump()]):
             identity = replace(identity, version=identity.version + ROW_MASKS)
         self.context.watch("stage", {"name": name, "stage": config.stage, "id": identity.id})
-        artifact, reused = self._obtain(stage, config, inputs, identity)
+        artifact, reused = runner._obtain(stage, config, inputs, identity)
         self.context.watch(
             "made",
             {"name": name, "id": artifact.id, "reused": reused, "seconds": artifact.facts["took"]},
         )
         return StageResult(name, config, artifact, reused, artifacts)
+
+    def _of_seed(self, config: StageConfig) -> Runner:
+        """Return the runner of a stage: one with the stage's seed, where it has its own."""
+        if not isinstance(config, schema.TrainingStage) or config.seed is None:
+            return self
+        runtime = replace(self.context.runtime, seed=config.seed)
+        return replace(self, context=replace(self.context, runtime=runtime))
 
     def _identity(
         self, config: StageConfig, stage: Stage[Any], inputs: Inputs, precision: Precision
@@ -314,7 +327,7 @@ class Runner:
         if (model.vocab_size or 0) < entries:
             raise RequestError(
                 f"model.vocab_size: {model.vocab_size}, but the tokenizer of "
-                f"{corpus_label(config.data.corpus)} has"
+                f"{config.data.label} has"
                 f" {entries} entries; leave vocab_size out and it follows the tokenizer"
             )
         return config.model_copy(update={"model": model})
@@ -346,11 +359,11 @@ def source_config(config: schema.TrainingStage, inputs: Inputs) -> schema.Archit
     return architecture
 
 
-def _tokenizer_file(data: schema.Data) -> str | None:
+def _tokenizer_file(data: schema.Data, data_dir: Path | None) -> str | None:
     """Return the checksum of a tokenizer that is a file: its path does not tell when it changes."""
     if not isinstance(data.tokenizer, schema.FileTokenizer):
         return None
-    path = user_path(data.tokenizer.path)
+    path = tokenizer_path(data.tokenizer, data_dir)
     file = path / "tokenizer.json" if path.is_dir() else path
     try:
         if file.exists() and not file.is_file():
@@ -397,7 +410,7 @@ def _own_tokenizer(data: schema.Data, model: Artifact | None) -> tuple[schema.Da
     file = model.path / "model" / "tokenizer.json"
     if not file.is_file():
         raise RequestError(
-            f"data.tokenizer: {model.id} has no tokenizer, so it cannot read {data.corpus}"
+            f"data.tokenizer: {model.id} has no tokenizer, so it cannot read {data.label}"
         )
     own = schema.ModelTokenizer(sha256=sha256(file))
     of_file = schema.FileTokenizer(path=str(file))
@@ -445,7 +458,10 @@ def _packing_identity(packing: schema.Data) -> dict[str, object]:
     A field of later days only where it is set, so that ids stay.
     """
     later = {"column"} if packing.column is None else set()
-    return packing.model_dump(mode="json", exclude={"context", *later})
+    fields = packing.model_dump(mode="json", exclude={"context", *later})
+    for name in NOT_PACKED:
+        (fields.get("stream") or {}).pop(name, None)
+    return fields
 
 
 @dataclass
@@ -571,6 +587,14 @@ def check_inputs(recipe: schema.Recipe, resolve: Resolver) -> None:
             continue
         model = load_any.own_config(inputs.model("input"), f"stages.{name}.input")
         stage_of(stage.stage).plan(stage, PlannedInputs({"input": model}))
+
+
+def check_streams(recipe: schema.Recipe, data_dir: Path | None) -> None:
+    """Raise RequestError, before anything is made, for a stream whose shards cannot be found."""
+    data = [getattr(stage, "data", None) for stage in recipe.stages.values()]
+    streams = [each.stream for each in (*data, recipe.report.data) if isinstance(each, schema.Data)]
+    for stream in dict.fromkeys(each.packed() for each in streams if each is not None):
+        shares(stream, open_stream(stream, data_dir))
 
 
 def check_tasks(recipe: schema.Recipe, data_dir: Path | None) -> None:

@@ -127,6 +127,8 @@ def fit(
     free = len(way.changes)
     idle: list[str] = []
     for field, after, needs in () if fits else _priced(stage):
+        if way.fits:
+            break
         if why := way.change(field, after, free=False, needs=needs):
             idle.append(f"{field}={after}, which {why}")
     changes = tuple(way.changes)

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from flyweight.config import schema
+from flyweight.config.stream import Stream
 from flyweight.config.units import format_size
+from flyweight.data.streams.order import BLOCK_BYTES
+from flyweight.data.streams.windows import AHEAD
 from flyweight.spec import flops, flops_baselines
 from flyweight.spec.adapters import sites
 from flyweight.spec.chunks import PIECE_CPU, chunk_rows
@@ -21,6 +24,9 @@ from flyweight.store.budget import LIBRARIES
 
 STATE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1 + 4 / 256}
 """Bytes of a number of an optimizer's state, with its share of a block's scale."""
+
+DOCUMENT = 4_000
+"""Bytes of a document of a stream, where nobody has read any."""
 
 LOGITS_AT_ONCE = 2**23
 """Logits that a validation makes at once (see evaluate.likelihood)."""
@@ -53,7 +59,7 @@ class PlannedMemory:
     `copies` are the weights once more in the compute dtype, `libraries` what the process loads for
     training. `masks` say what tokens attend to, where not simply to all earlier ones. A dry run
     counts masks and copies among the activations, and in `head` what its largest moment holds
-    beside all other parts.
+    beside all other parts. `text` is what is read ahead of a stream.
     """
 
     weights: int
@@ -65,6 +71,7 @@ class PlannedMemory:
     copies: int = 0
     libraries: int = 0
     masks: int = 0
+    text: int = 0
     method: Literal["formula", "dry-run"] = "formula"
 
     @property
@@ -76,6 +83,14 @@ class PlannedMemory:
     def total(self) -> int:
         """The sum of all parts."""
         return sum(self.parts.values())
+
+
+def stream_bytes(stream: Stream) -> int:
+    """Return about what is held of a stream: a block of documents, once more in order, and tokens.
+
+    Documents of unknown length are taken for 4 kB each.
+    """
+    return 2 * min(BLOCK_BYTES, DOCUMENT * stream.shuffle) + 4 * AHEAD
 
 
 def training(

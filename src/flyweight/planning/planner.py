@@ -245,7 +245,7 @@ class _Planner:
             self.sizes[key] = size
         if key not in self.sizes:
             self.assumed.append(
-                f"{name}: the size of {data.corpus} is not known yet; packing and measuring it "
+                f"{name}: the size of {data.label} is not known yet; packing and measuring it "
                 f"are not in the time"
             )
 
@@ -303,7 +303,7 @@ class _Planner:
             tokens=steps and steps * train.batch * context,
             flops=steps and float(flops.total(steps)),
             seconds=seconds,
-            memory=self._memory(name, training),
+            memory=self._with_text(name, self._memory(name, training)),
             training=training,
             validating=min(validating, seconds or 0.0),
             scoring=sum(self._scoring_seconds(model, tested)),
@@ -359,6 +359,14 @@ class _Planner:
             training.trains,
         )
 
+    def _with_text(self, name: str, planned: memory.PlannedMemory) -> memory.PlannedMemory:
+        """Return the memory of a training with what it reads ahead of a stream, beside a CPU's."""
+        data = self.asked[name].data
+        on_cpu = self.machine.runtime.device == "cpu"
+        if not on_cpu or not isinstance(data, schema.Data) or data.stream is None:
+            return planned
+        return replace(planned, text=memory.stream_bytes(data.stream))
+
     def _held_out(
         self, name: str, data: schema.Data | schema.TaskData, train: schema.Train
     ) -> tuple[float, float]:
@@ -405,7 +413,7 @@ class _Planner:
             )
         if tokens is None:
             self.assumed.append(
-                f"{name}: how many steps an epoch has is known once {data.corpus} has been read"
+                f"{name}: how many steps an epoch has is known once {data.label} has been read"
             )
             return None
         return max(1, (tokens - 1) // data.context)
@@ -488,7 +496,7 @@ class _Planner:
 
     def _memory_of(self, name: str, stage: schema.TrainingStage) -> memory.PlannedMemory:
         """Return the memory of a stage that is trained otherwise than it asks for."""
-        return self._memory(name, self._training(name, stage, stage.train))
+        return self._with_text(name, self._memory(name, self._training(name, stage, stage.train)))
 
     def _step_seconds(self, name: str, asked: _AskedTraining, stage: schema.TrainingStage) -> float:
         """Return the seconds of one of its steps."""

@@ -61,7 +61,9 @@ def text_key(data: schema.Data) -> str:
 
 def _shown(data: schema.Data) -> str:
     """Return the names of the corpus, of files without their folders."""
-    corpora = (data.corpus,) if isinstance(data.corpus, str) else data.corpus
+    if data.stream is not None:
+        return f"the head of {data.label}"
+    corpora = (data.corpus,) if isinstance(data.corpus, str) else data.corpus or ()
     return ", ".join(PurePath(corpus).name for corpus in corpora)
 
 

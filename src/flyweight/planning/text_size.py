@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from flyweight.config import schema
+from flyweight.config.stream import Stream
 from flyweight.data.document import SPLITS, Document, HeldOut, Source, SplitName
 from flyweight.data.sources import resolve
 from flyweight.errors import FlyweightError
@@ -59,13 +60,19 @@ def bytes_per_token(tokenizer: schema.Tokenizer) -> float:
 def text_size(data: schema.Data, data_dir: Path | None) -> TextSize:
     """Return the size of a corpus, which is read once a process, and fetched where it is elsewhere.
 
-    Raises FlyweightError where it is missing or unreadable.
+    Of a stream it is what will be packed. Raises FlyweightError where it is missing or unreadable.
     """
+    if data.stream is not None:
+        return _head_size(data.stream)
+    assert data.corpus is not None
     return _read(data.corpus, HeldOut(data.validation, data.test), data_dir, data.column)
 
 
 def local_text_size(data: schema.Data, data_dir: Path | None) -> TextSize | None:
     """Return the size of a corpus on this machine; None where it is elsewhere or unreadable."""
+    if data.stream is not None:
+        return _head_size(data.stream)
+    assert data.corpus is not None
     try:
         held_out = HeldOut(data.validation, data.test)
         source = resolve(data.corpus, data_dir, held_out, data.column)
@@ -74,6 +81,19 @@ def local_text_size(data: schema.Data, data_dir: Path | None) -> TextSize | None
         return text_size(data, data_dir)
     except FlyweightError:
         return None  # packing says what is wrong with it
+
+
+def _head_size(stream: Stream) -> TextSize:
+    """Return the size of what is packed of a stream, which is all that anything but training reads.
+
+    A short stream has less.
+    """
+    sizes: dict[SplitName, int] = {
+        "train": stream.sample,
+        "validation": stream.validation,
+        "test": stream.test,
+    }
+    return TextSize(sizes)
 
 
 @lru_cache(maxsize=64)

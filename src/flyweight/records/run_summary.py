@@ -242,13 +242,22 @@ class PairedComparison(Record):
     """Differences in what both were measured in beside the likelihood, by name."""
 
 
+class StageTraining(Record):
+    """A training that the report does not compare: what it cost, and its curve."""
+
+    training: Training
+    curve: Curve
+
+
 class StageSummary(Record):
     """A stage of the recipe.
 
     `reused` is true where its artifact was there already; `seconds` is always the time of making
     it. `input` is the model that it changes or measures: a stage's name or a MODEL. `evaluate`,
-    `bench` and `profile` are the results of a stage that itself measures, beside what the report
-    measures of the models that it compares. `pruning` is that of a stage `prune`.
+    `bench`, `profile` and `scores` are the results of a stage that itself measures, beside what the
+    report measures of the models that it compares. `pruning` is that of a stage `prune`. Where a
+    layout asks for them, `parameters` are those of the stage's model and `trained` tells a training
+    which is not compared.
     """
 
     name: str
@@ -260,7 +269,10 @@ class StageSummary(Record):
     evaluate: Evaluation | None = None
     bench: BenchResult | None = None
     profile: ProfileResult | None = None
+    scores: TaskScores | None = None
     pruning: Pruning | None = None
+    parameters: ParameterCount | None = None
+    trained: StageTraining | None = None
     memory: TrainingMemory | None = None
     """Of a training: planned, and used where it was watched."""
 

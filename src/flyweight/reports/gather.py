@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from flyweight.checkpoints import load_any
 from flyweight.config import load, schema
 from flyweight.config.pruning import SparsitySweep
 from flyweight.config.schema import StageConfig
@@ -15,7 +16,7 @@ from flyweight.config.units import MOST, format_percent
 from flyweight.core.events import read_events
 from flyweight.core.files import read_json
 from flyweight.data.corpus import Corpus
-from flyweight.data.document import corpus_label
+from flyweight.data.document import text_label
 from flyweight.errors import FlyweightError
 from flyweight.evaluation.compare import comparable_groups, compare_models
 from flyweight.evaluation.resampling import UNITS, UnitScores
@@ -67,30 +68,11 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
     config = load.model_config(read_json(folder / "config.json"), str(folder))
     counts = flops.parameters(config)
     references = source.config.dependencies()
-    train = getattr(source.config, "train", None)
     measured = {kind: artifact.metrics() for kind, artifact in source.measured.items()}
     training = None
     cost = TrainingCost.from_metrics(measured["memory"]) if "memory" in measured else None
     if "steps" in facts:
-        training = run_summary.Training(
-            **{
-                key: facts[key]
-                for key in (
-                    "steps",
-                    "tokens",
-                    "seconds",
-                    "total_seconds",
-                    "flops",
-                    "total_flops",
-                    "stopped_by",
-                )
-            },
-            same_as=train.same_as if train else None,
-            peak_bytes=cost.peak_bytes if cost else None,
-            seconds_per_step=cost.seconds_per_step if cost else None,
-            pieces=facts.get("accumulate_used"),
-            asked_pieces=_asked_pieces(source.artifact),
-        )
+        training = _training(source.config, source.artifact, cost)
     bench = measured.get("bench")
     return run_summary.ModelSummary(
         name=source.name,
@@ -126,6 +108,25 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
     )
 
 
+SPENT = ("steps", "tokens", "seconds", "total_seconds", "flops", "total_flops", "stopped_by")
+"""Facts of a training that say what it cost."""
+
+
+def _training(
+    config: StageConfig, artifact: Artifact, cost: TrainingCost | None = None
+) -> run_summary.Training:
+    """Return what a training cost; `cost` is that of its first steps in a fresh process."""
+    train = getattr(config, "train", None)
+    return run_summary.Training(
+        **{key: artifact.facts[key] for key in SPENT},
+        same_as=train.same_as if train else None,
+        peak_bytes=cost.peak_bytes if cost else None,
+        seconds_per_step=cost.seconds_per_step if cost else None,
+        pieces=artifact.facts.get("accumulate_used"),
+        asked_pieces=_asked_pieces(artifact),
+    )
+
+
 def _role(config: StageConfig, facts: Mapping[str, object]) -> str:
     """Return what a model is in its recipe, in a few words.
 
@@ -156,9 +157,15 @@ class MadeStage:
 
 
 def stage(
-    made: MadeStage, planned: PlannedMemory | None = None, held: bool = False
+    made: MadeStage,
+    planned: PlannedMemory | None = None,
+    held: bool = False,
+    in_full: bool = False,
 ) -> run_summary.StageSummary:
-    """Return a stage with what it measured itself; `planned` and `held` are those of `memory`."""
+    """Return a stage with what it measured itself; `planned` and `held` are those of `memory`.
+
+    `in_full`: a model is told with its parameters, and a training with its curve.
+    """
     artifact = made.artifact
     kind = artifact.stage
     return run_summary.StageSummary(
@@ -171,8 +178,31 @@ def stage(
         evaluate=evaluation(artifact),
         bench=BenchResult.from_metrics(artifact.metrics()) if kind == "bench" else None,
         profile=ProfileResult.from_metrics(artifact.metrics()) if kind == "profile" else None,
+        scores=_scores(artifact) if kind == "score" else None,
         pruning=_pruning(made.config, artifact),
+        parameters=_parameters(artifact.path / "model") if in_full else None,
+        trained=_trained(made) if in_full else None,
         memory=memory(planned, artifact, held),
+    )
+
+
+def _parameters(folder: Path) -> run_summary.ParameterCount | None:
+    """Return a model's parameters; None where there is no model, or one of another library."""
+    if not folder.is_dir() or not isinstance(
+        config := load_any.config(folder), schema.ARCHITECTURES
+    ):
+        return None
+    counts = flops.parameters(config)
+    return run_summary.ParameterCount(total=counts.total, unique=counts.unique)
+
+
+def _trained(made: MadeStage) -> run_summary.StageTraining | None:
+    """Return a training's cost and curve; None for a stage that does not train."""
+    if not isinstance(made.config, schema.TrainingStage):
+        return None
+    return run_summary.StageTraining(
+        training=_training(made.config, made.artifact),
+        curve=training_curve(made.artifact.path / "events.jsonl"),
     )
 
 
@@ -301,7 +331,7 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> run_sum
     config = artifact.identity["config"]
     measured = None if floors is None else NgramFloors.from_metrics(floors.metrics())
     return run_summary.CorpusSummary(
-        name=corpus_label(config["corpus"]),
+        name=f"{'a stream: ' if 'stream' in config else ''}{text_label(config)}",
         fingerprint=meta.fingerprint,
         tokenizer=f"{config['tokenizer']['kind']} ({meta.vocab_size:,})",
         vocab_size=meta.vocab_size,
@@ -354,7 +384,7 @@ def corpus_name(measurement: Artifact) -> str:
     corpus = measurement.facts.get("corpus")
     if corpus is None or not (measurement.path.parent / corpus / "manifest.json").is_file():
         return ""
-    name = str(Artifact.open(measurement.path.parent / corpus).identity["config"]["corpus"])
+    name = text_label(Artifact.open(measurement.path.parent / corpus).identity["config"])
     return name if name.startswith("hf:") else Path(name).name or name
 
 

@@ -13,6 +13,7 @@ from flyweight.config.schema import (
     StageConfig,
     Strict,
 )
+from flyweight.config.stream import NOT_IN_THE_RESULT
 from flyweight.core.events import Watcher
 from flyweight.core.runtime import Runtime
 from flyweight.errors import RequestError
@@ -171,6 +172,13 @@ class Stage(ABC, Generic[C]):
         """
         return None
 
+    def own_identity(self, config: C) -> Identity | None:
+        """Return the identity of a result that depends on no input, seed, thread or device.
+
+        None, as by default, where it depends on them as everything else does.
+        """
+        return None
+
     def plan(self, config: C, inputs: PlannedInputs) -> Outline:
         """Return what the stage will make.
 
@@ -203,4 +211,6 @@ def identity_config(config: Strict) -> dict[str, Any]:
     data = plain.get("data") or {}
     if data.get("column", "") is None:  # a field of later days: where it is left out, ids stay
         del data["column"]
+    for name in NOT_IN_THE_RESULT:
+        (data.get("stream") or {}).pop(name, None)
     return plain

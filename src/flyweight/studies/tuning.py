@@ -103,7 +103,7 @@ class _Bases:
 
     def _own_text(self, name: str) -> str:
         text = self.study.text(name) or _text_of(self.artifacts[name])
-        return "" if text is None else str(text.corpus)
+        return "" if text is None else text.label
 
 
 def _text_of(artifact: Artifact) -> schema.Data | None:

@@ -6,7 +6,7 @@
                           belongs to, the counters, and a digest of all that; replaced by one rename
 
 No random state is stored: dropout is seeded by step and row, and data order is a function of the
-step.
+step, or in a stream of a place in it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, ValidationError
@@ -58,7 +58,8 @@ class Progress:
     `validated` is the last step that was validated as the model that is kept, with its loop on.
     `validation_tokens` and `validations_planned` are those of a training by the clock, which plans
     them when it begins. `accumulate` is in how many pieces each process computes a step now, and
-    `memory_used` the most bytes that were held.
+    `memory_used` the most bytes that were held. `stream` is where the next step begins in a text
+    that is read on the way.
     """
 
     step: NonNegativeInt = 0
@@ -77,6 +78,7 @@ class Progress:
     accumulate: NonNegativeInt = 1
     memory_used: NonNegativeInt = 0
     snapshots: list[Snapshot] = field(default_factory=list[Snapshot])
+    stream: dict[str, Any] | None = None
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 

@@ -45,7 +45,7 @@ def train_model(
     check_data(config, model.config, f"stages.{inputs.name}", "model")
     if teacher is not None:
         check_data(config, teacher.config, f"stages.{inputs.name}", "teacher")
-    data = training_data(config, model, inputs, runtime, precision)
+    data = training_data(config, model, inputs, context, precision, draft.events)
     teacher_flops = 0
     if teacher is not None:
         teacher_flops = load_any.forward_flops(teacher, context_length)
@@ -80,6 +80,7 @@ def train_model(
         draft=draft,
         meter=context.meter,
         name=inputs.name,
+        stream=data.stream,
     )
     if config.round is not None:
         round_in_training(model, model.config, config.round, config.round_layers)

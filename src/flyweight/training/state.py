@@ -50,7 +50,8 @@ class TrainerState:
     `backward_steps` is there where tensors move in the backward pass. `dropouts` are the model's,
     which are told the number of each micro-batch's first row. `first_step` is the step from
     which this process went on. `limits`, `validations` and `validation_tokens` are those of the
-    config, or fewer where time is limited. `rates` are the learning rates of the steps since the
+    config, or fewer where time is limited. `stream_ended`: the text that is read on the way has no
+    more rows for a step. `rates` are the learning rates of the steps since the
     last one that was logged.
     """
 
@@ -67,6 +68,7 @@ class TrainerState:
     backward_steps: BackwardSteps | None = None
     dropouts: Sequence[Dropout] = ()
     rates: list[float] = field(default_factory=list[float])
+    stream_ended: bool = False
 
     @property
     def stored(self) -> Sequence[torch.optim.Optimizer]:

@@ -15,6 +15,7 @@ from flyweight.config import schema
 from flyweight.config.training import FP16_SCALER
 from flyweight.core.runtime import Precision, Runtime
 from flyweight.data.batch import Batch, BatchSource
+from flyweight.data.streams.windows import StreamWindows
 from flyweight.errors import DivergedError, FlyweightError, RequestError
 from flyweight.model.build import Model
 from flyweight.model.decoder import Decoder
@@ -54,7 +55,8 @@ class Trainer:
     many rows at a time.
     `cost` counts the FLOPs of a step: model, teacher and optimizer. It also says when a loop over a
     span of layers is switched on. A validation before that chooses no weights, because the model
-    that is kept has its loop on.
+    that is kept has its loop on. `stream` is there where the source reads a text on the way: it is
+    told where to go on, and may end the training.
     """
 
     model: Model
@@ -69,6 +71,7 @@ class Trainer:
     draft: Draft
     meter: Meter
     name: str
+    stream: StreamWindows | None = None
     world: World = field(default_factory=OneProcess)
 
     def train(self) -> dict[str, Any]:
@@ -82,7 +85,11 @@ class Trainer:
         rows = self.config.batch // self.world.size
         to_do = out_of_memory.advice(self.config, self.config.accumulate, rows)
         with out_of_memory.advised(self.name, to_do):
-            return self.run(self.start())
+            try:
+                return self.run(self.start())
+            finally:
+                if self.stream is not None:
+                    self.stream.close()
 
     def start(self) -> TrainerState:
         """Return the state to train from: of the draft's checkpoint, or that of a new training."""
@@ -115,6 +122,8 @@ class Trainer:
         if progress.step:
             self.draft.events.watch("resumed", {"step": progress.step, "of": self.limits.steps})
         self.meter.seconds_before += progress.seconds
+        if self.stream is not None:
+            self.stream.start(progress.step, progress.stream)
         pieces = Pieces(
             self.name, self.config, progress, self.world, device, self.meter, self.draft.events
         )
@@ -139,6 +148,9 @@ class Trainer:
         """Train from a state to the limit and return the facts."""
         progress = state.progress
         while (fraction := state.fraction_done()) < 1:
+            if not self._has_rows(progress.step):
+                state.stream_ended = True
+                break
             nll, norm = self.step(state)
             self._after_step(state, fraction, nll, norm)
         self._set_layer_loop(True)
@@ -146,6 +158,13 @@ class Trainer:
             self._validate(state)
             self._save(state)
         return self._finish(state)
+
+    def _has_rows(self, step: int) -> bool:
+        """Return whether every process has rows for a step: a stream may have no more."""
+        if self.stream is None:
+            return True
+        ended = not self.stream.ready(step, self.world.rank, self.world.size)
+        return not self.world.sum(int(ended))
 
     def step(self, state: TrainerState) -> tuple[float, float]:
         """Make the next step and nothing else.
@@ -462,6 +481,8 @@ class Trainer:
         progress.events, progress.events_sha256 = self.draft.events.mark()
         progress.scaler = state.scaler.state_dict()
         progress.memory_used = self._memory_used(state)
+        if self.stream is not None:
+            progress.stream = self.stream.place(progress.step).json()
         with state.averaged():
             checkpoint.save(self.draft.state, self.draft.name, progress, self.model, state.stored)
         state.clock.saved = time.monotonic()
@@ -470,6 +491,10 @@ class Trainer:
         """Return the most bytes that were held, before a resumption too."""
         self.meter.note()
         return max(state.progress.memory_used, self.meter.stage_peak_bytes)
+
+    def _stopped_by(self, state: TrainerState) -> str:
+        """Return what ended the training: a limit, or the end of its stream."""
+        return "stream" if state.stream_ended else state.limits.reason(state.progress.step)
 
     def _finish(self, state: TrainerState) -> dict[str, object]:
         """Leave the kept weights in the model and return the facts."""
@@ -493,7 +518,7 @@ class Trainer:
             "best_step": progress.best_step,
             "best_nll": progress.best_nll,
             "flops": progress.flops,
-            "stopped_by": state.limits.reason(progress.step),
+            "stopped_by": self._stopped_by(state),
             "tokens_per_s": round(progress.tokens / max(progress.seconds, 1e-9), 1),
             "precision": self.precision,
             "accumulate_used": progress.accumulate,

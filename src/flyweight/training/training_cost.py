@@ -40,15 +40,22 @@ def measure(artifact: Artifact, steps: int, runtime: Runtime) -> TrainingCost:
     return _ask(asked, steps, runtime, artifact.id)
 
 
-def check(planned: PlannedTraining, name: str, runtime: Runtime, held: bool) -> TrainingCost:
-    """Return what two steps and a validation of a planned training take in a fresh process.
+def check(
+    planned: PlannedTraining,
+    name: str,
+    runtime: Runtime,
+    held: bool,
+    limit: int | None = None,
+    steps: int = CHECKED_STEPS,
+) -> TrainingCost:
+    """Return what a few steps and a validation of a planned training take in a fresh process.
 
     Its models have random weights, and it reads random tokens. `held`: freed memory goes back at
-    once, as with a budget of memory.
+    once, as with a budget of memory. A GPU gives no more than `limit` bytes.
     Raises FlyweightError as `measure` does.
     """
-    asked = {"planned": planned.model_dump(mode="json"), "seed": runtime.seed, "held": held}
-    return _ask(asked, CHECKED_STEPS, runtime, name)
+    asked = {"planned": planned.model_dump(mode="json"), "seed": runtime.seed}
+    return _ask({**asked, "held": held, "limit": limit}, steps, runtime, name)
 
 
 def _ask(asked: dict[str, Any], steps: int, runtime: Runtime, what: str) -> TrainingCost:

@@ -14,9 +14,10 @@ import torch
 from flyweight.config import schema
 from flyweight.config.recipe_rules import LIMITS
 from flyweight.config.schema import STAGE_CONFIGS
-from flyweight.core import allocator
+from flyweight.core import accelerator, allocator
 from flyweight.core.events import ignore
 from flyweight.core.runtime import Runtime
+from flyweight.data.sources.local import data_folder
 from flyweight.evaluation.bench_worker import MemoryProbe, answer_one
 from flyweight.model.build import build
 from flyweight.records.training_cost import TrainingCost
@@ -87,7 +88,7 @@ def _train_artifact(
     corpus, examples = parents.pop("corpus", None), parents.pop("examples", None)
     inputs = Inputs(artifact.id, parents, corpus, examples)
     stage = STAGES[artifact.stage] if artifact.stage in STAGES else REGISTERED[artifact.stage]
-    context = Context(store, runtime, Meter(schema.Budget()), ignore)
+    context = Context(store, runtime, Meter(schema.Budget()), ignore, data_folder(None))
     facts = stage.run(config, inputs, context, draft)
     return facts["steps"], facts["seconds"]
 
@@ -140,6 +141,8 @@ def measure(asked: Mapping[str, Any]) -> TrainingCost:
     runtime.apply()
     if asked.get("held"):
         allocator.give_back_at_once()
+    if asked.get("limit"):
+        accelerator.hold(asked["device"], asked["limit"])
     if "artifact" in asked:
         _exercise(device)
     memory = MemoryProbe(device)

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 
 from flyweight.config import schema
+from flyweight.core.events import Events
 from flyweight.core.runtime import Precision, Runtime
 from flyweight.data.batch import BatchSource
 from flyweight.data.corpus import Corpus
 from flyweight.data.noise import NoisyInputs
 from flyweight.data.shards import Tokens
+from flyweight.data.streams.windows import StreamWindows
 from flyweight.data.tasks.batches import ExampleBatches
 from flyweight.data.tasks.folder import ExampleFolder
 from flyweight.data.told import Told, ToldWindows
@@ -21,16 +23,18 @@ from flyweight.data.windows import Windows
 from flyweight.evaluation import likelihood
 from flyweight.model.build import Model
 from flyweight.model.precision import autocast
-from flyweight.store.stage import Inputs
+from flyweight.store.stage import Context, Inputs
 from flyweight.training.objectives import NextTokenObjective
+from flyweight.training.streaming import check_tokens, stream_facts, stream_windows
 
 
 @dataclass(frozen=True)
 class TrainingData:
     """The batches of a training and its validation.
 
-    `epoch` is the number of rows that one epoch reads, and `text` the tokens that are learned, one
-    after another. `validate` returns the mean NLL in nats per
+    `epoch` is the number of rows that one epoch reads, where that is known, and `text` the tokens
+    that are learned, one after another, or a sample of them. `stream` reads a text on the way.
+    `validate` returns the mean NLL in nats per
     target on so many inputs of the validation split, so many
     rows at a time. `facts` tells what so many rows of a training were. `check(rows, where)` raises
     RequestError where there are not so many.
@@ -38,24 +42,31 @@ class TrainingData:
 
     source: BatchSource
     text: Tokens
-    epoch: int
+    epoch: int | None
     validate: Callable[[int, int], float]
     facts: Callable[[int], dict[str, Any]]
     check: Callable[[int, str], None] = lambda rows, where: None
+    stream: StreamWindows | None = None
 
 
 def training_data(
     config: schema.TrainingStage,
     model: Model,
     inputs: Inputs,
-    runtime: Runtime,
+    context: Context,
     precision: Precision,
+    events: Events,
 ) -> TrainingData:
-    """Return what a stage trains `model` on; raise RequestError where there is too little of it."""
+    """Return what a stage trains `model` on; raise RequestError where there is too little of it.
+
+    `events` hears what happens to the shards of a stream.
+    """
+    runtime = context.runtime
     if isinstance(config.data, schema.TaskData):
         data = _examples(config.data, config.train, model, inputs, runtime, precision)
     else:
         data = _windows(config.data, config.train, model, inputs, runtime, precision)
+        data = _streamed(data, config.data, config.train, inputs, context, events)
     if isinstance(config, schema.Distill) and config.told is not None:
         data = _told(data, inputs)
     return _noisy(data, config.train, runtime.seed)
@@ -67,6 +78,35 @@ def _noisy(data: TrainingData, train: schema.Train, seed: int) -> TrainingData:
         return data
     noisy = NoisyInputs(data.source, data.text, train.input_noise, train.batch, seed)
     return replace(data, source=noisy)
+
+
+def _streamed(
+    packed: TrainingData,
+    data: schema.Data,
+    train: schema.Train,
+    inputs: Inputs,
+    context: Context,
+    events: Events,
+) -> TrainingData:
+    """Return the windows of a stream, where there is one, validated on what was packed of it."""
+    if data.stream is None:
+        return packed
+    assert inputs.corpus is not None
+    stream, known = data.stream, inputs.corpus.facts["stream"]
+    corpus = Corpus.open(inputs.text(), verify=False)
+    windows = stream_windows(stream, data, train.batch, inputs.corpus, context, events)
+
+    def facts(rows: int) -> dict[str, Any]:
+        return packed.facts(rows) | stream_facts(windows.place(rows // train.batch), windows.waited)
+
+    return replace(
+        packed,
+        source=windows,
+        stream=windows,
+        epoch=None,
+        facts=facts,
+        check=lambda rows, where: check_tokens(stream, known, corpus, rows * data.context, where),
+    )
 
 
 def _told(data: TrainingData, inputs: Inputs) -> TrainingData:

@@ -168,7 +168,7 @@ def test_a_weight_of_booleans_is_refused(folder):
         folder,
         lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].bool()}),
     )
-    with pytest.raises(FlyweightError, match=r"weights that are not floats: norm\.weight"):
+    with pytest.raises(FlyweightError, match=r"weights that are not floats: model\.norm\.weight"):
         convert.decoder(read.read(folder))
 
 

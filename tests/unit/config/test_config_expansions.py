@@ -335,3 +335,34 @@ def test_a_source_has_snapshots_and_words_for_one_that_nobody_takes_are_refused(
     assert load.recipe(changed).stages["late"].input == "old:base@0.5"
     with pytest.raises(RequestError, match=r"sources.frist=x: .* \(did you mean first\?\)"):
         load.override(raw, ["sources.frist=x"])
+
+
+# --- several seeds, several tasks ---
+
+
+def test_a_training_by_several_seeds_is_a_stage_for_each():
+    model = {"dim": 16, "layers": 1, "attention": {"heads": 2}}
+    base = {"stage": "pretrain", "data": CORPUS, "model": model, "train": {"steps": 4}}
+    raw = {"name": "seeds", "stages": {"base": {**base, "seed": [0, 3]}}}
+    made = load.recipe(raw).stages
+    assert {name: stage.seed for name, stage in made.items()} == {"base-0": 0, "base-3": 3}
+    plain = load.recipe({"name": "x", "stages": {"base": base}}).stages["base"]
+    assert "seed" not in plain.model_dump()
+    with pytest.raises(RequestError, match=r"stages\.base-x\.seed"):
+        load.recipe({"name": "seeds", "stages": {"base": {**base, "seed": ["x"]}}})
+
+
+def test_words_that_stand_for_stages_take_one_seed():
+    for words in ({"controls": ["same_tokens"]}, {"told": {"k": 4}}):
+        with pytest.raises(RequestError, match=r"student\.seed: .* give it one seed"):
+            recipe(seed=[0, 1], **words)
+    made = recipe(seed=1, controls=["same_tokens"]).stages
+    assert made["student-same-tokens"].seed == 1
+    with pytest.raises(RequestError, match="a record is of the recipe's seed"):
+        recipe(seed=1, told={"k": 4})
+
+
+def test_several_models_answer_several_tasks():
+    score = {"stage": "score", "input": ["hf:a/b", "hf:a/c"], "task": ["squad", "dialogue"]}
+    made = load.recipe({**WORDS, "stages": {**WORDS["stages"], "answers": score}}).stages
+    assert "answers-hf-a-b-squad" in made and "answers-hf-a-c-dialogue" in made

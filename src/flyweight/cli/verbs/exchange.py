@@ -24,13 +24,19 @@ def import_(
         str | None,
         typer.Option(metavar="MODEL", help="HF is an adapter of peft's, trained around MODEL."),
     ] = None,
+    as_: Annotated[
+        str | None,
+        typer.Option(
+            "--as", metavar="KIND", help="Pack matrices as they are read: nf4, int8, int4 ..."
+        ),
+    ] = None,
 ) -> None:
     """Import a GPT-2, Llama or Qwen3 model as one of flyweight's own."""
     from flyweight import api
     from flyweight.cli.show import results
 
     with shared.session() as session:
-        artifact = api.import_(model, out=out, onto=onto, session=session)
+        artifact = api.import_(model, out=out, onto=onto, as_=as_, session=session)
     answer = {"id": artifact.id, "path": str(artifact.path), **artifact.facts}
     line = f"{artifact.id}: {artifact.path}"
     if unread := artifact.facts.get("unread"):

@@ -19,6 +19,8 @@ from flyweight.data.sources import (
     wikitext,
 )
 from flyweight.data.sources.separated import Separated
+from flyweight.data.streams import open_stream
+from flyweight.data.streams.held_out import StreamSample
 from flyweight.errors import RequestError
 
 
@@ -71,10 +73,13 @@ def resolve(
 
 
 def source_of(data: schema.Data, data_dir: Path | None = None) -> Source:
-    """Return the source of a data config.
+    """Return the source of a data config; of a stream its held-out documents and a sample.
 
     Raises RequestError as `resolve` does, and for a separator where the corpus has documents.
     """
+    if data.stream is not None:
+        return StreamSample(data.stream, open_stream(data.stream, data_dir))
+    assert data.corpus is not None
     source = resolve(data.corpus, data_dir, HeldOut(data.validation, data.test), data.column)
     if data.separator is None:
         return source
@@ -92,6 +97,8 @@ def with_tokenizer(data: schema.Data, data_dir: Path | None = None) -> schema.Da
     """
     if data.tokenizer is not None:
         return data
+    if data.stream is not None:
+        return data.model_copy(update={"tokenizer": schema.BpeTokenizer()})
     return data.model_copy(update={"tokenizer": source_of(data, data_dir).about.tokenizer})
 
 

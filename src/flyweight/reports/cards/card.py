@@ -21,7 +21,7 @@ from flyweight.config.stage import Origin
 from flyweight.config.units import format_bits, format_count, format_flops, format_size, format_time
 from flyweight.core import machine
 from flyweight.core.files import read_json, write_text
-from flyweight.data.document import corpus_label
+from flyweight.data.document import text_label
 from flyweight.errors import FlyweightError
 from flyweight.records.run_summary import Summary
 from flyweight.reports import gather
@@ -228,7 +228,7 @@ def exported(
     ]:
         matter["base_model"] = bases
     if corpus := subject.corpus:
-        name = corpus_label(corpus.identity["config"]["corpus"])
+        name = text_label(corpus.identity["config"])
         matter |= (
             {"datasets": [name.removeprefix("hf:").partition(":")[0]]}
             if name.startswith("hf:")
@@ -263,16 +263,6 @@ def _head(subject: CardSubject, title: str = "") -> list[str]:
 def _made(subject: CardSubject) -> str:
     """Return how a model came about, as its stage describes it."""
     identity, facts = subject.identity, subject.facts
-    if subject.stage == "import" and "onto" in facts:
-        return (
-            f"{code(facts['onto'])} with the adapter in {code(facts['source'])}, which is in "
-            f"peft's format ({code(facts['model_type'])})"
-        )
-    if subject.stage == "import":
-        return (
-            f"imported from {code(facts['source'])} "
-            f"({code(facts['model_type'])}){_tokenizer(facts)}"
-        )
     origin = Origin(identity["config"], identity["parents"], facts, code)
     config = stage_class(subject.stage)
     if config is None:
@@ -284,26 +274,6 @@ def _noise(config: Mapping[str, Any]) -> str:
     """Return what a training did to its inputs; empty where it read them as they are."""
     rate = (config.get("train") or {}).get("input_noise", 0)
     return f", {rate:.3g} of its inputs exchanged for other tokens at random" if rate else ""
-
-
-def _tokenizer(facts: Mapping[str, Any]) -> str:
-    """Return what is known of an imported model's tokenizer.
-
-    Artifacts of older versions say nothing of it.
-    """
-    if "tokenizer" not in facts:
-        return ""
-    known = facts["tokenizer"]
-    if known is None:
-        return ", without a tokenizer"
-    if not known["compared"]:
-        return ", with its tokenizer.json as it came"
-    rebuilt = f", which replaces its {', '.join(known['rebuilt'])}" if known["rebuilt"] else ""
-    built = f"{code(known['class'])}{rebuilt}"
-    return (
-        f", with its tokenizer as transformers builds it ({built}), compared on "
-        f"{known['compared']} texts"
-    )
 
 
 def _model(subject: CardSubject, written_as: str = "", notes: Sequence[str] = ()) -> list[str]:
@@ -378,6 +348,29 @@ def _task(subject: CardSubject) -> list[str]:
     ]
 
 
+def _learned(subject: CardSubject) -> str:
+    """Return what a model was trained on: the training split, or a stream of which it is a sample.
+
+    Documents are counted where this very artifact learned from them.
+    """
+    assert subject.corpus is not None
+    stream = subject.corpus.facts.get("stream")
+    if stream is None:
+        return "Trained on train"
+    at = "" if stream["revision"] is None else f" at {code(stream['revision'][:12])}"
+    facts, read = subject.facts, ""
+    if "documents_read" in facts:
+        read = (
+            f": {facts['documents_read']:,} documents of {format_size(facts['bytes_read'])} of text"
+        )
+        if facts["shards_skipped"]:
+            read += f", {facts['shards_skipped']} shards of it could not be read to their end"
+    return (
+        f"A stream of {stream['shards']} shards ({format_size(stream['bytes'])}){at} was read on "
+        f"the way{read}. Train is its sample for tokenizers, floors and counts"
+    )
+
+
 def _data(subject: CardSubject) -> list[str]:
     lines = ["## Data", "", *_task(subject)]
     if subject.corpus is None:
@@ -405,7 +398,7 @@ def _data(subject: CardSubject) -> list[str]:
         *lines,
         f"{code(corpus.name)}, tokenizer {text(corpus.tokenizer)}, packed as "
         f"{code(subject.corpus.id)} (fingerprint"
-        f" {code(corpus.fingerprint[:16])}). Trained on train; validation chooses, test only "
+        f" {code(corpus.fingerprint[:16])}). {_learned(subject)}; validation chooses, test only "
         f"reports.",
         "",
         *table(head, sizes, right=head[1:]),
@@ -452,11 +445,12 @@ def _training(subject: CardSubject, times: bool) -> list[str]:
         rows.append(("time, with teachers and parents", "", total))
     optimizer = train["optimizer"]
     read = "rows of examples" if "task" in identity["config"].get("data", {}) else "windows"
+    stopped = facts["stopped_by"]
     settings = (
         f"{train['batch']} {read} a step, {optimizer['kind']} at {optimizer['lr']:g}, precision "
         f"{identity['dtype']},"
         f" {identity['device']}, threads {identity['threads']}, seed {identity['seed']}; ended "
-        f"by {facts['stopped_by']}."
+        f"by {'the end of its stream' if stopped == 'stream' else stopped}."
     )
     asked = train.get("accumulate", 1)
     pieces = facts.get("accumulate_used", asked)
@@ -538,4 +532,4 @@ def _known(store: Store, evaluation: Artifact) -> str:
         corpus = Artifact.glance(store.root / evaluation.identity["parents"]["corpus"])
     except FlyweightError:
         return str(evaluation.identity["parents"]["corpus"])
-    return corpus_label(corpus.identity["config"]["corpus"])
+    return text_label(corpus.identity["config"])

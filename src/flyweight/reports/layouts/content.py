@@ -270,13 +270,14 @@ class PaperTarget:
 
 @dataclass(frozen=True)
 class TargetTable:
-    """A paper's targets with their verdicts."""
+    """A paper's targets with their verdicts; `after` heads the second number of a comparison."""
 
     kind: ClassVar[str] = "targets"
     key: str
     title: str
     targets: tuple[PaperTarget, ...]
     notes: tuple[str, ...] = ()
+    after: str = "light"
 
     def cells(self) -> Iterator[LinkedCell]:
         """Yield every number, target by target."""

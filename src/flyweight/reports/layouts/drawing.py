@@ -27,16 +27,17 @@ LEFT = 46
 
 
 def bar_charts(figure: LinkedFigure, prefix: str) -> list[Drawing]:
-    """Return a chart of bars for each series, over the figure's categories."""
+    """Return a chart of bars for each series that has numbers, over the figure's categories."""
     return [
         _bars(figure, line, f"{prefix}{figure.key}-{place}")
         for place, line in enumerate(figure.lines)
-        if line.points
+        if _finite(line)
     ]
 
 
 def _bars(figure: LinkedFigure, line: LinkedLine, key: str) -> Drawing:
-    numbers = [(round(x), cell) for x, cell in line.points if cell.number is not None]
+    finite = {x for x, _ in _finite(line)}
+    numbers = [(round(x), cell) for x, cell in line.points if x in finite]
     room = int((WIDTH - LEFT) / max(1, len(figure.categories)) / labels.extent("x", SMALL)[0])
     with figure_style():
         sheet = canvas()
@@ -45,7 +46,8 @@ def _bars(figure: LinkedFigure, line: LinkedLine, key: str) -> Drawing:
         sheet.axes.set_xticks(range(len(names)), names)
         highest = max(_number(cell) for _, cell in numbers)
         scale, unit = _scale(highest, numbers[0][1].unit)
-        vertical(sheet, 0.0, 1.15 * highest / scale, f"{line.label}, {unit}")
+        top = 1.15 * highest / scale or 1.0  # where all are zero, there still is an axis
+        vertical(sheet, 0.0, top, f"{line.label}, {unit}")
         for x, cell in numbers:
             height, gid = _number(cell) / scale, f"b{x}"
             (bar,) = sheet.axes.bar([x], [height], width=0.55, color=series(0))

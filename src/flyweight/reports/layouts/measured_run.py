@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,6 +10,8 @@ from itertools import product
 from typing import Literal
 
 from flyweight.config.units import (
+    format_bits,
+    format_count,
     format_perplexity,
     format_rate,
     format_short,
@@ -16,10 +19,19 @@ from flyweight.config.units import (
     format_size,
 )
 from flyweight.records.bench import BenchResult
+from flyweight.records.difference import Difference
 from flyweight.records.likelihood import EvaluatedSplit, Evaluation
 from flyweight.records.metric import Metric
 from flyweight.records.profile import ProfileResult
-from flyweight.records.run_summary import ModelSummary, StageSummary, Summary
+from flyweight.records.run_summary import (
+    Curve,
+    ModelSummary,
+    PairedComparison,
+    StageSummary,
+    Summary,
+    Training,
+)
+from flyweight.records.scores import SCORED, TaskScores
 from flyweight.reports.layouts.content import LinkedCell, Printed, missing_cell
 from flyweight.visible import visible
 
@@ -28,6 +40,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 """Float types of products, the first one preferred where several are measured alike."""
 DASH = "\N{EN DASH}"
 SIGMA = "\N{GREEK CAPITAL LETTER SIGMA}"
+MOST_NLL = 700.0
+"""NLL whose perplexity still is a number."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +98,10 @@ BENCH_FIGURES: dict[str, BenchFigure] = {
     ),
     "peak_bytes": BenchFigure(lambda bench: bench.peak_bytes, "bytes", format_size),
     "weight_bytes": BenchFigure(lambda bench: bench.weight_bytes, "bytes", format_size),
+    "disk_bytes": BenchFigure(lambda bench: bench.disk_bytes, "bytes", format_size),
+    "decode_tokens_per_s": BenchFigure(
+        lambda bench: bench.decode_tokens_per_s, "tokens/s", format_rate
+    ),
 }
 """The numbers of a bench that layouts show."""
 
@@ -101,6 +119,15 @@ class MeasuredBench:
     def setting(self) -> SpeedSetting:
         """How it was measured."""
         return SpeedSetting.of(self.result)
+
+
+@dataclass(frozen=True)
+class MeasuredTraining:
+    """A training of a run: its artifact, what it cost, and its curve."""
+
+    artifact: str
+    cost: Training
+    curve: Curve
 
 
 @dataclass(frozen=True)
@@ -212,7 +239,85 @@ class MeasuredRun:
         cell = metric_cell(evaluation.perplexity, "1/token", format_perplexity, artifact, setting)
         return replace(cell, printed=printed)
 
+    def difference(
+        self,
+        before: str,
+        after: str,
+        split: EvaluatedSplit,
+        by: Literal["nll", "bits_per_byte"] = "bits_per_byte",
+    ) -> Difference | None:
+        """Return the paired difference of two models on a split, after minus before.
+
+        None where the run has no such pair.
+        """
+        for pair in self._pairs(before, after, split):
+            found = getattr(pair, by)
+            if found is None or {pair.a, pair.b} != {before, after}:
+                continue
+            if pair.a == after:
+                return found
+            turned = {"value": -found.value, "low": -found.high, "high": -found.low}
+            return found.model_copy(update=turned)
+        return None
+
+    def _pairs(
+        self, before: str, after: str, split: EvaluatedSplit
+    ) -> tuple[PairedComparison, ...]:
+        """Return the run's paired comparisons on a split."""
+        if split == "validation":
+            return self.summary.validation
+        models = [self.models.get(name) for name in (before, after)]
+        splits = {each.evaluate.split for each in models if each and each.evaluate}
+        return self.summary.comparisons if splits == {split} else ()
+
+    def bits_per_byte(self, name: str, split: EvaluatedSplit) -> LinkedCell:
+        """Return the bits per byte of a model on a split, with their interval."""
+        found = self.evaluation(name, split)
+        if found is None:
+            return missing_cell(self.absent(name) or _not_evaluated(name, split))
+        evaluation, artifact = found
+        setting = f"{split} split, windows of {evaluation.window} tokens"
+        return metric_cell(evaluation.bits_per_byte, "bits/byte", format_bits, artifact, setting)
+
+    def scores(self, name: str, kind: str) -> tuple[TaskScores, str] | None:
+        """Return the scores of a model on a kind of task, and their artifact."""
+        for stage in self.summary.stages:
+            if stage.input == name and stage.scores and stage.scores.kind == kind:
+                return stage.scores, stage.id
+        model = self.models.get(name)
+        for place, scores in enumerate(() if model is None else model.scores):
+            if model is not None and scores.kind == kind:
+                return scores, model.measured.get(f"{SCORED}{place}", model.id)
+        return None
+
+    # --- models ---
+
+    def parameters(self, name: str, count: Literal["unique", "total"] = "unique") -> LinkedCell:
+        """Return the parameters of a model: `unique` as stored, `total` as executed."""
+        model, stage = self.models.get(name), self.stages.get(name)
+        found = stage.parameters if model is None and stage is not None else None
+        identifier = "" if stage is None else stage.id
+        if model is not None:
+            found, identifier = model.parameters, model.id
+        if found is None:
+            return missing_cell(self.absent(name) or f"{name} makes no model with parameters")
+        number = getattr(found, count)
+        setting = "a shared matrix counts once"
+        if count == "total":
+            setting = "a shared matrix counts at each of its uses"
+        text = format_count(number)
+        return LinkedCell(number, "parameters", text, artifacts=(identifier,), setting=setting)
+
     # --- training ---
+
+    def trained(self, name: str) -> MeasuredTraining | None:
+        """Return the training that made a model, compared or not; None where there is none."""
+        model, stage = self.models.get(name), self.stages.get(name)
+        if model is not None and model.training is not None and model.curve is not None:
+            return MeasuredTraining(model.id, model.training, model.curve)
+        if stage is not None and stage.trained is not None:
+            return MeasuredTraining(stage.id, stage.trained.training, stage.trained.curve)
+        return None
 
     def _training(self, name: str) -> str:
         """Return why the cost of training a model is not known; empty where it is."""
@@ -324,3 +429,9 @@ def metric_cell(
         artifacts=(artifact,),
         setting=setting,
     )
+
+
+def perplexity_cell(nll: float, artifact: str) -> LinkedCell:
+    """Return the perplexity of a mean NLL in nats per token."""
+    value = math.exp(nll) if nll < MOST_NLL else math.inf
+    return LinkedCell(value, "1/token", format_perplexity(value), artifacts=(artifact,))

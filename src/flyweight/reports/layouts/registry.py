@@ -7,9 +7,13 @@ from collections.abc import Callable
 from flyweight.config.layouts import LayoutName
 from flyweight.records.run_summary import Summary
 from flyweight.reports.layouts.content import LayoutContent
+from flyweight.reports.layouts.distilqwen3.layout import distilqwen3
 from flyweight.reports.layouts.lightgpt2.layout import lightgpt2
 
-LAYOUTS: dict[LayoutName, Callable[[Summary], LayoutContent]] = {"lightgpt2": lightgpt2}
+LAYOUTS: dict[LayoutName, Callable[[Summary], LayoutContent]] = {
+    "lightgpt2": lightgpt2,
+    "distilqwen3": distilqwen3,
+}
 """How each layout is filled from a run's summary."""
 
 

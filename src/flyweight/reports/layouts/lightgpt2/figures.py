@@ -11,7 +11,7 @@ from flyweight.records.sweep import PerplexityCost, Pruning
 from flyweight.reports.layouts.content import LinkedCell, LinkedFigure, LinkedLine, missing_cell
 from flyweight.reports.layouts.drawing import bar_charts, line_chart
 from flyweight.reports.layouts.lightgpt2.roles import PRUNED, TRAINED
-from flyweight.reports.layouts.measured_run import DASH, MeasuredRun
+from flyweight.reports.layouts.measured_run import DASH, MeasuredRun, perplexity_cell
 from flyweight.reports.models import ranked_models
 
 BARS = {"peak memory": "peak_bytes", "forward latency": "forward_ms"}
@@ -159,17 +159,11 @@ def _curve(
     model = run.models.get(role)
     if model is None or model.curve is None or not model.curve.validation:
         return LinkedLine(label, role, missing=_without_curve(run, role))
-    points = []
-    for each in model.curve.validation:
-        value = math.exp(each.nll) if each.nll < MOST_NLL else math.inf
-        text = format_perplexity(value)
-        points.append((float(each.step), LinkedCell(value, "1/token", text, artifacts=(model.id,))))
+    points = [
+        (float(each.step), perplexity_cell(each.nll, model.id)) for each in model.curve.validation
+    ]
     colour, shape = marks.get(role, (0, 0))
     return LinkedLine(label, role, tuple(points), colour=colour, shape=shape)
-
-
-MOST_NLL = 700.0
-"""NLL whose perplexity still is a number."""
 
 
 def _without_curve(run: MeasuredRun, role: str) -> str:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
-from flyweight.config.units import format_signed
 from flyweight.records.difference import Difference
 from flyweight.records.likelihood import EvaluatedSplit
-from flyweight.records.run_summary import PairedComparison
+from flyweight.reports.layouts.bounds import Bound, change_cell, compared, judged
 from flyweight.reports.layouts.content import (
     LinkedCell,
     PaperTarget,
     Printed,
     TargetComparison,
     TargetTable,
-    TargetVerdict,
     first_missing,
     missing_cell,
 )
@@ -32,50 +29,11 @@ from flyweight.reports.layouts.lightgpt2.roles import (
     PIPELINE,
     TUNED,
 )
-from flyweight.reports.layouts.measured_run import DASH, PRECISIONS, MeasuredRun, SpeedSetting
+from flyweight.reports.layouts.measured_run import PRECISIONS, MeasuredRun, SpeedSetting
 
 SPLITS: tuple[EvaluatedSplit, ...] = ("validation", "test")
 """The splits that perplexity is judged on."""
 
-
-@dataclass(frozen=True)
-class Bound:
-    """How large a change has to be: at most, or at least, `value`; `share` of the baseline's."""
-
-    value: float
-    side: Literal["at most", "at least"]
-    kind: Literal["share", "times", "difference"]
-
-    def holds(self, change: float) -> bool:
-        """Whether a change is as large as asked."""
-        return change <= self.value if self.side == "at most" else change >= self.value
-
-    def of(self, before: float, after: float) -> float:
-        """Return the change from one number to another."""
-        if self.kind == "difference":
-            return after - before
-        return after / before - (1.0 if self.kind == "share" else 0.0)
-
-    def written(self, change: float) -> str:
-        """Return a change as a page shows it."""
-        if not math.isfinite(change):
-            return "not finite"
-        return f"{self._number(change)}{UNITS[self.kind]}"
-
-    def range(self, low: float, high: float) -> str:
-        """Return the ends of a change as a page shows them; empty where they are one."""
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            return ""
-        return f"{self._number(low)} {DASH} {self._number(high)}{UNITS[self.kind]}"
-
-    def _number(self, change: float) -> str:
-        if self.kind == "share":
-            return format_signed(100 * change, 1)
-        return f"{change:.2f}" if self.kind == "times" else format_signed(change, 2)
-
-
-UNITS = {"share": " %", "times": " times", "difference": ""}
-"""What is written after a change, by its kind."""
 
 LESS_60 = Bound(-0.60, "at most", "share")
 LESS_25 = Bound(-0.25, "at most", "share")
@@ -122,11 +80,9 @@ def _training_memory(run: MeasuredRun) -> PaperTarget:
         asked="60 % less",
         claimed="66 % less",
         judged=(
-            _compared(
-                "the baseline trained whole, adapters of the student", before, after, LESS_60
-            ),
+            compared("the baseline trained whole, adapters of the student", before, after, LESS_60),
         ),
-        controls=tuple(_compared(what, plain, other, LESS_60) for what, other in controls),
+        controls=tuple(compared(what, plain, other, LESS_60) for what, other in controls),
     )
 
 
@@ -230,7 +186,7 @@ def _benched(
     control = ": ".join(filter(None, [what, f"both in {setting}"]))
     before = _with_unit(run.speed(BASELINE, setting, figure, paper[0]))
     after = _with_unit(run.speed(light, setting, figure, paper[1]))
-    return _compared(control, before, after, bound)
+    return compared(control, before, after, bound)
 
 
 def _with_unit(cell: LinkedCell) -> LinkedCell:
@@ -277,62 +233,12 @@ def _as_the_paper(
         return None
     what = f"as the paper compares, several factors at once: {plain} against {fewest}"
     before, after = run.speed(BASELINE, plain, figure), run.speed(LIGHT, fewest, figure)
-    return _compared(what, _with_unit(before), _with_unit(after), bound)
+    return compared(what, _with_unit(before), _with_unit(after), bound)
 
 
 def _plain(setting: SpeedSetting) -> SpeedSetting:
     """Return how the paper measures its baseline."""
     return replace(setting, precision="fp32", attention="eager")
-
-
-def _compared(
-    control: str, before: LinkedCell, after: LinkedCell, bound: Bound
-) -> TargetComparison:
-    """Compare two cells; the range of the change is that of the ends of their intervals."""
-    why = first_missing([before, after])
-    if not why and bound.kind != "difference" and 0 in _ends(before):
-        why = "the baseline's number is 0, so there is no change in shares of it"
-    if why:
-        return _judged(control, before, after, missing_cell(why), bound)
-    first, second = _ends(before), _ends(after)
-    value = bound.of(first[0], second[0])
-    changes = (bound.of(first[2], second[1]), bound.of(first[1], second[2]))
-    return _judged(control, before, after, _change(before, after, (value, *changes), bound), bound)
-
-
-def _ends(cell: LinkedCell) -> tuple[float, float, float]:
-    """Return a cell's value and the ends of its interval, which are the value where it is exact."""
-    assert cell.number is not None
-    low = cell.number if cell.low is None else cell.low
-    high = cell.number if cell.high is None else cell.high
-    return cell.number, low, high
-
-
-def _change(
-    before: LinkedCell, after: LinkedCell, ends: tuple[float, float, float], bound: Bound
-) -> LinkedCell:
-    value, low, high = ends
-    return LinkedCell(
-        value=value,
-        unit=bound.kind,
-        text=bound.written(value),
-        sub=bound.range(low, high),
-        low=low,
-        high=high,
-        artifacts=(*before.artifacts, *after.artifacts),
-    )
-
-
-def _judged(
-    control: str, before: LinkedCell, after: LinkedCell, change: LinkedCell, bound: Bound
-) -> TargetComparison:
-    verdict: TargetVerdict = "not measured"
-    decided = None
-    if change.number is not None:
-        verdict = "reached" if bound.holds(change.number) else "not reached"
-        if change.low is not None and change.high is not None and change.low < change.high:
-            decided = bound.holds(change.low) == bound.holds(change.high)
-    return TargetComparison(control, before, after, change, verdict, decided)
 
 
 # --- perplexity ---
@@ -352,15 +258,15 @@ def _scored(
     control = ": ".join(filter(None, [what, f"both on the {split} split, by the same tokens"]))
     why = first_missing([before, after]) or _unlike(run, model, split)
     if why:
-        return _judged(control, before, after, missing_cell(why), ONE_MORE)
+        return judged(control, before, after, missing_cell(why), ONE_MORE)
     assert before.number is not None and after.number is not None
-    ends = _paired_ends(before.number, _nll_difference(run, model, split))
+    ends = _paired_ends(before.number, run.difference(BASELINE, model, split, "nll"))
     value = after.number - before.number
     low, high = ends or (value, value)
-    change = _change(before, after, (value, low, high), ONE_MORE)
+    change = change_cell(before, after, (value, low, high), ONE_MORE)
     if ends is None:
         change = replace(change, low=None, high=None)
-    return _judged(control, before, after, change, ONE_MORE)
+    return judged(control, before, after, change, ONE_MORE)
 
 
 def _unlike(run: MeasuredRun, model: str, split: EvaluatedSplit) -> str:
@@ -375,28 +281,6 @@ def _unlike(run: MeasuredRun, model: str, split: EvaluatedSplit) -> str:
             f"{model} and {BASELINE} were read in other windows: their perplexities do not compare"
         )
     return ""
-
-
-def _nll_difference(run: MeasuredRun, model: str, split: EvaluatedSplit) -> Difference | None:
-    """Return the paired difference of NLL, the model's minus the baseline's, where there is one."""
-    for pair in _pairs(run, model, split):
-        if pair.nll is None or {pair.a, pair.b} != {BASELINE, model}:
-            continue
-        if pair.a == model:
-            return pair.nll
-        return pair.nll.model_copy(
-            update={"value": -pair.nll.value, "low": -pair.nll.high, "high": -pair.nll.low}
-        )
-    return None
-
-
-def _pairs(run: MeasuredRun, model: str, split: EvaluatedSplit) -> tuple[PairedComparison, ...]:
-    """Return the run's paired comparisons on a split."""
-    if split == "validation":
-        return run.summary.validation
-    compared = [run.models.get(name) for name in (BASELINE, model)]
-    splits = {each.evaluate.split for each in compared if each and each.evaluate}
-    return run.summary.comparisons if splits == {split} else ()
 
 
 def _paired_ends(before: float, difference: Difference | None) -> tuple[float, float] | None:
