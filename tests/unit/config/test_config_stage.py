@@ -58,7 +58,7 @@ def test_several_references_are_named_by_place():
 
 
 def test_an_unknown_name_has_no_stage():
-    for name in ("corpus", "import", "nothing", "", None, 3):
+    for name in ("corpus", "examples", "nothing", "", None, 3):
         assert stage_class(name) is None
 
 
