@@ -38,6 +38,7 @@ BENCHMARKS = {
     "import_packed": ["bench_import_packed.py"],
     "distilqwen3_memory": ["bench_distilqwen3_memory.py"],
     "mistakes": ["bench_mistakes.py"],
+    "unshifted": ["bench_unshifted.py"],
     "collapse": ["bench_collapse.py"],
     "quantize": ["bench_quantize.py"],
     "round": ["bench_round.py"],
@@ -47,6 +48,13 @@ BENCHMARKS = {
     "stream": ["bench_stream.py"],
     "train_default": ["bench_train_default.py"],
     "shakespeare": ["bench_shakespeare.py"],
+    "ptb": ["bench_ptb.py"],
+    "repeated": ["bench_repeated.py"],
+    "shakespeare-generations": [
+        "bench_shakespeare.py",
+        "--recipe",
+        str(ROOT / "benchmarks" / "shakespeare-generations.yaml"),
+    ],
     "shakespeare-distilled": ["bench_shakespeare.py", "--recipe", "shakespeare-distilled"],
     "shakespeare-alone": [
         "bench_shakespeare.py",

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from flyweight import api
 from flyweight.config import schema
+from flyweight.data.sources import source_of
+from flyweight.data.streams.make import make
 from flyweight.data.tokenizer_training import train
 
 LARGE = ("gpt2", "qwen3-06b", "speed")
@@ -62,11 +64,21 @@ def write_tasks(folder: Path) -> None:
             file.write_text("\n".join(lines) + "\n")
 
 
-def toy(corpus: Path, tokenizer: Path) -> dict:
+def write_shards(folder: Path, stories: str) -> None:
+    """Write the stories as shards."""
+    file = folder.parent / "stories.txt"
+    file.write_text(stories)
+    data = schema.Data(corpus=str(file), separator="<|endoftext|>")
+    make(source_of(data), folder, documents=100)
+
+
+def toy(shards: Path, tokenizer: Path) -> dict:
     """Return the raw recipe: its own stages, with toy models, few steps and short answers."""
     raw = copy.deepcopy(dict(api.with_words("distilqwen3-small", [])))
     raw["name"] = "toy-distilqwen3"
-    raw["data"] |= {"corpus": str(corpus), "context": 96}
+    raw["data"]["context"] = 96
+    sizes = {"validation": "0.5kB", "test": "0.5kB", "sample": "30kB"}
+    raw["data"]["stream"] |= {"source": f"{shards}/*.jsonl.gz", "shuffle": 50, **sizes}
     raw["data"]["tokenizer"] |= {"path": str(tokenizer)}
     raw["model"] |= {"dim": 16}
     raw["model"]["mlp"] |= {"hidden": 16, "rank": 4}

@@ -143,3 +143,42 @@ def test_a_model_from_elsewhere_is_a_base_with_a_text_of_its_own(finished, study
     assert {cell.base for cell in summary.cells if cell.losses("retained_nll")} == set(bases)
     with pytest.raises(RequestError, match=r"bases\.known\.model"):
         fw.plan({**asked, "bases": {"known": {"model": "nowhere"}}}, session=session)
+
+
+def test_compressed_models_of_a_recipe_are_bases(study, text_file, tmp_path):
+    shared = {
+        "dim": 16,
+        "layers": 1,
+        "attention": {"heads": 2, "kv_heads": 1, "qk_norm": True},
+        "mlp": {"hidden": 16, "rank": 4},
+        "sharing": {"kind": "all", "times": 3, "index": True},
+    }
+    recipe = {
+        "name": "compressed",
+        "data": {"corpus": str(text_file), "tokenizer": "byte", "context": 64},
+        "train": {"steps": 4, "batch": 4, "validations": 1, "precision": "fp32"},
+        "stages": {
+            "poster": {"stage": "pretrain", "model": shared},
+            "poster-nf4": {"stage": "quantize", "input": "poster", "kind": "nf4"},
+        },
+        "report": {"measure": ["evaluate"]},
+    }
+    session = Session(runs=tmp_path / "runs", quiet=True)
+    fw.run(recipe, session=session)
+    bases = {name: {"model": f"compressed:{name}"} for name in ("poster", "poster-nf4")}
+    methods = {
+        "full": {"method": "full", "bases": "poster"},
+        "lora": {"method": "lora"},
+    }
+    asked = {**study, "name": "compressed-bases", "bases": bases, "methods": methods, "seeds": [0]}
+    asked |= {"train": {**study["train"], "steps": 2}, "score": {"limit": 4, "new_tokens": 2}}
+    cells = {cell.name: cell for cell in fw.study(asked, session=session).summary.cells}
+    assert set(cells) == {
+        "full on poster, say",
+        *(f"lora on {base}, say" for base in bases),
+    }
+    both = [cells[f"lora on {base}, say"] for base in bases]
+    assert both[0].trainable == both[1].trainable > 0
+    everywhere = {**methods, "full": {"method": "full"}}
+    with pytest.raises(RequestError, match=r"full.*poster-nf4|poster-nf4.*full"):
+        fw.study({**asked, "methods": everywhere}, session=session)
