@@ -296,7 +296,7 @@ def measured_peaks(rows: Rows, jobs: dict[str, dict[str, Any]]) -> None:
 
 def data_wait(rows: Rows, work: Path, source: str) -> None:
     """Train a model of 3 M parameters and one of 40 k, and tell how long they waited."""
-    for name, model, steps in (("4 x 256", MODEL, 40), ("1 x 32", TINY, 300)):
+    for name, model, steps in (("4 x 256", MODEL, 20), ("1 x 32", TINY, 120)):
         raw = recipe(source, "waits", model, steps=steps)
         facts = trained(raw, str(work / "runs-waits")).facts
         share = facts["data_wait"] / facts["seconds"]
@@ -326,7 +326,7 @@ def streamed_and_packed(rows: Rows, work: Path, source: str) -> None:
     """Train on a stream, then on the same tokens in packed shards; compare every logged loss."""
     from flyweight.training import training_data as reading
 
-    steps = 120
+    steps = 60
     raw = recipe(source, "streamed", TINY, steps=steps)
     streamed = trained(raw, str(work / "runs-streamed"))
     folder = work / "packed"
