@@ -138,7 +138,9 @@ class Data(Strict):
         """Refuse both a corpus and a stream, or neither, and fields that a stream has itself."""
         if self.stream is None:
             if self.corpus is None:
-                raise ValueError("corpus: is missing; name a text, or a stream of shards")
+                raise ValueError(
+                    "corpus: is missing; name a text (data.corpus), or a stream of shards (data.stream)"
+                )
             return self
         if self.corpus is not None:
             raise ValueError("stream: corpus names a text as well; give one of them")

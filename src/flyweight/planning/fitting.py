@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,8 +78,7 @@ class Fitting:
 
     def words(self, name: str) -> list[str]:
         """Return the free changes of the stage `name` as words of the command line."""
-        last = {change.field: change.after for change in self.changes}
-        return [f"stages.{name}.{field}={after}" for field, after in last.items()]
+        return fitting_words({name: self}, {name})
 
     def sentences(self) -> list[str]:
         """Return every change with its effect, then what is left over the limit."""
@@ -104,6 +103,21 @@ class Fitting:
             if size_word(self.least.total) != size_word(self.memory.total):
                 nearest += f", or {size_word(self.least.total)} at that cost"
         return f"{lines}; {nearest} (or a smaller model)"
+
+
+def fitting_words(fittings: Mapping[str, Fitting], written: Collection[str]) -> list[str]:
+    """Return the free changes of stages as words, each under the stage that stands in the recipe.
+
+    A stage that does not stand there is named after the one that does: `student-same-tokens`.
+    """
+    found: dict[str, object] = {}
+    for name in sorted(fittings, key=lambda name: name not in written):
+        sources = [source for source in written if name == source or name.startswith(f"{source}-")]
+        source = name if name in sources else max(sources, key=len)
+        last = {change.field: change.after for change in fittings[name].changes}
+        for field, after in last.items():
+            found.setdefault(f"stages.{source}.{field}", after)
+    return [f"{path}={after}" for path, after in found.items()]
 
 
 def fit(

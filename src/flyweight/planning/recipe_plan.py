@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.text import Text
 from flyweight.config import schema
 from flyweight.config.units import format_count, format_flops, format_size
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.planning.fitting import Fitting
+from flyweight.planning.fitting import Fitting, fitting_words
 from flyweight.planning.memory import PlannedMemory
 from flyweight.planning.model_plan import ModelPlan
 from flyweight.planning.rows import TimeRow
@@ -155,15 +155,23 @@ class Plan(Shown):
             return []
         return [change.json() for change in (*fitting.changes, *fitting.proposed)]
 
-    def words(self) -> list[str]:
+    def words(self, written: Collection[str] | None = None) -> list[str]:
         """Return what makes all stages fit at no cost in quality, as words of the command line.
+
+        `written` are the stages that stand in the recipe, where not all do. Others were made of
+        them, such as controls and seeds: the stage that they come from is changed.
+        """
+        return fitting_words(self._all_fit(), self.fittings if written is None else written)
+
+    def _all_fit(self) -> Mapping[str, Fitting]:
+        """Return how each stage fits.
 
         Raises FlyweightError where a stage does not fit even so: the answer is no, as that of a
         plan with faults, and not that the request is wrong.
         """
         if any(not fitting.fits for fitting in self.fittings.values()):
             raise FlyweightError("\n".join(self.faults))
-        return [word for name, fitting in self.fittings.items() for word in fitting.words(name)]
+        return self.fittings
 
     def verdict(self) -> list[Text | str]:
         """Return the limits that cannot or probably will not hold, then the needs in a sentence."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flyweight.checkpoints import load_any
 from flyweight.config import load, schema
 from flyweight.config.pruning import SparsitySweep
 from flyweight.config.schema import StageConfig
@@ -188,6 +187,8 @@ def stage(
 
 def _parameters(folder: Path) -> run_summary.ParameterCount | None:
     """Return a model's parameters; None where there is no model, or one of another library."""
+    from flyweight.checkpoints import load_any  # needs torch, which a page otherwise does not
+
     if not folder.is_dir() or not isinstance(
         config := load_any.config(folder), schema.ARCHITECTURES
     ):

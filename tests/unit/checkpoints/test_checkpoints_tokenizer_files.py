@@ -418,9 +418,9 @@ def test_a_folder_whose_other_files_change_it_is_refused(
     with pytest.raises(
         RequestError, match=f"data.tokenizer.path: .*{words}.*name .*tokenizer.json itself"
     ):
-        recipe._tokenizer_file(schema.Data.model_validate(data))
+        recipe._tokenizer_file(schema.Data.model_validate(data), None)
     data["tokenizer"]["path"] += "/tokenizer.json"
-    assert recipe._tokenizer_file(schema.Data.model_validate(data))
+    assert recipe._tokenizer_file(schema.Data.model_validate(data), None)
 
 
 # --- the comparison ---

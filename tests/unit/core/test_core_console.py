@@ -56,6 +56,7 @@ def test_progress_quotes_nothing_that_steers(kind):
             "used",
             "tracker",
             "where",
+            "row",
         ),
         EVIL,
     )

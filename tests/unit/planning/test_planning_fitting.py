@@ -111,3 +111,20 @@ def test_the_answer_no_has_one_exit_status(recipe, flyweight):
     assert status == 2 and "every training here takes more" in err
     status, _, err = flyweight("run", recipe, "budget.memory=1MB")
     assert status == 2 and "does not fit its budget" in err
+
+
+def test_what_was_made_of_a_stage_is_fitted_by_that_stage(recipe, flyweight):
+    raw = yaml.safe_load(recipe.read_text())
+    one = {**raw["stages"]["one"], "seed": [0, 1]}
+    recipe.write_text(yaml.safe_dump({**raw, "stages": {"one": one}}))
+    needed = fw.plan(str(recipe)).stages[0].memory.total
+    limit = f"{round(0.9 * needed)}B"
+    assert all(
+        word.startswith("stages.one-") for word in fw.plan(str(recipe), memory=limit).words()
+    )
+    status, out, err = flyweight("plan", recipe, "--memory", limit, "--fit")
+    assert status == 0, err
+    fitted = yaml.safe_load(out)
+    assert list(fitted["stages"]) == ["one"]
+    assert fitted["stages"]["one"]["train"]["accumulate"] in (2, 4)
+    assert not fw.plan(fitted, memory=limit).faults

@@ -206,8 +206,9 @@ def plan(
                 f"--fit: {target} is not a recipe; only a recipe can be changed to fit"
             )
         given = [f"budget.{name}={value}" for name, value in limits.items() if value is not None]
-        words = [*(overrides or ()), *given, *result.words()]
-        fields = api.with_words(target, words, without or ())
+        words = [*(overrides or ()), *given]
+        written = api.with_words(target, words, without or ())["stages"]
+        fields = api.with_words(target, [*words, *result.words(written)], without or ())
         shared.answer(fields, plans.recipe)
         return
     answer = result.json()
