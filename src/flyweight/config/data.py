@@ -139,7 +139,7 @@ class Data(Strict):
         if self.stream is None:
             if self.corpus is None:
                 raise ValueError(
-                    "corpus: is missing; name a text (data.corpus), or a stream of shards (data.stream)"
+                    "corpus: is missing; name a text (data.corpus), or shards (data.stream)"
                 )
             return self
         if self.corpus is not None:
