@@ -208,6 +208,7 @@ def plan(
         given = [f"budget.{name}={value}" for name, value in limits.items() if value is not None]
         words = [*(overrides or ()), *given]
         written = api.with_words(target, words, without or ())["stages"]
+        assert isinstance(written, Mapping), "a recipe that was planned has stages"
         fields = api.with_words(target, [*words, *result.words(written)], without or ())
         shared.answer(fields, plans.recipe)
         return
