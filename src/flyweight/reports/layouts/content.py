@@ -247,7 +247,7 @@ class PaperTarget:
 
     @property
     def verdict(self) -> TargetVerdict:
-        """Whether every comparison that judges reaches it; else why not, the surest reason first."""
+        """Whether all that judge reach it; else why not, the surest reason first."""
         verdicts = {comparison.verdict for comparison in self.judged}
         reasons: tuple[TargetVerdict, ...] = ("not reached", "undecided", "not measured")
         return next((reason for reason in reasons if reason in verdicts), "reached")
