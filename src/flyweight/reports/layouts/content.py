@@ -250,7 +250,10 @@ class PaperTarget:
         """Whether all that judge reach it; else why not, the surest reason first."""
         verdicts = {comparison.verdict for comparison in self.judged}
         reasons: tuple[TargetVerdict, ...] = ("not reached", "undecided", "not measured")
-        return next((reason for reason in reasons if reason in verdicts), "reached")
+        for reason in reasons:
+            if reason in verdicts:
+                return reason
+        return "reached"
 
     def json(self) -> JsonValue:
         """Return it as plain data."""
