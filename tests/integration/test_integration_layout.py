@@ -56,7 +56,7 @@ def test_numbers_are_those_of_their_artifacts(run: fw.Run, layout: dict) -> None
     before, after = (artifact(run, judged[side]) for side in ("baseline", "light"))
     times = [each.metrics()["forward_ms"] for each in (before, after)]
     assert judged["change"]["value"] == pytest.approx(times[1] / times[0] - 1)
-    assert latency["verdict"] in ("reached", "not reached")
+    assert latency["verdict"] in ("reached", "not reached", "undecided")
     assert len(cells(layout, "factors")) == 1
 
 
@@ -65,7 +65,6 @@ def test_perplexity_is_paired_on_both_splits(layout: dict) -> None:
     for judged in perplexity["judged"]:
         change = judged["change"]
         assert change["low"] <= change["value"] <= change["high"]
-        assert judged["decided"] is not None
 
 
 def test_figures_are_those_of_the_sweep_and_of_the_logs(run: fw.Run, layout: dict) -> None:

@@ -213,3 +213,12 @@ def test_teachers_students_and_measurements_read_streams(raw, tmp_path):
     assert run.summary.models[0].evaluate is not None and run.summary.corpus[0].floors
     card = (run["student"].path / "README.md").read_text()
     assert "A stream of 4 shards" in card
+
+
+def test_the_memory_of_a_training_on_a_stream_is_measured_in_a_data_folder(raw, tmp_path):
+    raw["data"]["stream"]["source"] = "shards/*.jsonl.gz"
+    raw["report"] = {"measure": ["memory"]}
+    found = Session(runs=tmp_path / "runs", threads=1, quiet=True, data_dir=tmp_path)
+    fw.run(config_load.recipe(raw), session=found)
+    (measured,) = (tmp_path / "runs").glob("memory-*/metrics.json")
+    assert json.loads(measured.read_text())["peak_bytes"] > 0

@@ -17,7 +17,14 @@ import numpy as np
 
 from flyweight.config.metrics import TASK_METRICS, Better, metric_kind
 from flyweight.errors import RequestError
-from flyweight.evaluation.resampling import Ratio, UnitScores, interval, p_value
+from flyweight.evaluation.resampling import (
+    CORRECTED_RESAMPLES,
+    RESAMPLES_EACH,
+    Ratio,
+    UnitScores,
+    interval,
+    p_value,
+)
 from flyweight.records.run_summary import Difference, Verdict
 
 LEVEL = 0.05
@@ -88,13 +95,11 @@ class Paired:
         }
 
 
-def paired(
-    a: UnitScores, b: UnitScores, seed: int = 0, with_p: bool = False, by: str = BITS
-) -> Paired:
+def paired(a: UnitScores, b: UnitScores, seed: int = 0, tested: int = 0, by: str = BITS) -> Paired:
     """Compare two models' unit scores.
 
-    Raises RequestError where they were not scored on the same units of the same text. `with_p` adds
-    the p-value of the difference in the metric `by`, uncorrected.
+    Raises RequestError where they were not scored on the same units of the same text. Where so
+    many are `tested` there is the p-value of the difference in the metric `by`, uncorrected.
 
     Under one tokenizer both numbers are compared; under two, bits per byte and the scores of a
     task's answers, and only over documents or contexts: blocks of tokens hold different text.
@@ -123,8 +128,10 @@ def paired(
     else:
         size_of_by = size
     p = None
-    if with_p:
-        p = p_value(change, size_of_by, seed) if np.isfinite(change).all() else 1.0
+    if tested:
+        resamples = max(CORRECTED_RESAMPLES, RESAMPLES_EACH * tested)
+        known = np.isfinite(change).all()
+        p = p_value(change, size_of_by, seed, resamples) if known else 1.0
     return Paired(
         nll=nll,
         bits_per_byte=_difference(a.text - b.text, size, "bits/byte", seed),
@@ -329,7 +336,10 @@ def compare_models(
     matches = [(name, best) for name in others]
     if reference is None:
         matches += [(b, a) for at, a in enumerate(others) for b in others[at + 1 :]]
-    pairs = {(a, b): paired(models[a], models[b], seed, with_p=True, by=metric) for a, b in matches}
+    pairs = {
+        (a, b): paired(models[a], models[b], seed, tested=len(matches), by=metric)
+        for a, b in matches
+    }
     corrected = dict(zip(pairs, holm([pair.p or 0.0 for pair in pairs.values()]), strict=True))
     rows = [
         ComparedModel(

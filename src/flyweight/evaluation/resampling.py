@@ -29,6 +29,8 @@ SUMS, SIZES = "sums.", "sizes."
 RESAMPLES = 2_000
 CORRECTED_RESAMPLES = 10_000
 """More for p-values: a correction for several comparisons asks for tails far out."""
+RESAMPLES_EACH = 400
+"""For each of many comparisons: below, no p-value is small enough to stay below 5 % corrected."""
 MIN_DOCUMENTS = 20
 MIN_BLOCKS = 10
 

@@ -189,13 +189,15 @@ class Decoder(nn.Module):
         engine = kernels.active()
         if engine is None or span.length != 1 or not isinstance(cache, KVCache):
             return None
-        if self.training or self.through is not None or self.index is not None:
+        if self.training or self.through is not None:
             return None
-        if self.skips is not None and self.visits is not self._looped:
+        placed = self.skips is not None or self.index is not None
+        if placed and self.visits is not self._looped:
             return None
         if asked_kernel() != "auto" or not fits(x, cache):
             return None
-        step = step_of(engine, self, self._visited, self.skips)
+        index = None if self.index is None else self.index.weight
+        step = step_of(engine, self, self._visited, self.skips, index)
         return None if step is None else step(x, cache, rotation, span.row_starts)
 
     def _visited(self) -> list[Block]:

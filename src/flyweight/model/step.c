@@ -18,17 +18,19 @@ typedef struct {
    turn the first `channels` of a head, the sine of the first half with its sign turned; a text's are
    `stride` numbers after those of the text before. `gate` may be missing, and so may `gain`, (heads,),
    and `head_gate`, whose rows are the heads. Values are mixed with those of the first layer, which are
-   `first` in the cache, by two factors, if there is a `mix`. Before a layer with a scalar `unet`, the
-   stream in `source` is added; one with `stream` mixes the embedding in. Behind a layer its stream is
-   `kept`, unless that is 0: the embedding is there. */
+   `first` in the cache, by two factors, if there is a `mix`. A matrix of the MLP with a `_reduce` reads
+   what that makes of its input. Before a layer with a scalar `unet`, the stream in `source` is added;
+   one with `stream` mixes the embedding in. Then `index` (dim,) is added, if there is one. Behind a
+   layer its stream is `kept`, unless that is 0: the embedding is there. */
 typedef struct {
     norm attention_norm, mlp_norm, q_norm, k_norm;
-    const matrix *q, *k, *v, *out, *gate, *up, *down, *head_gate;
+    const matrix *q, *k, *v, *out, *head_gate;
+    const matrix *gate, *up, *down, *gate_reduce, *up_reduce, *down_reduce;
     int64_t heads, kv_heads, head_dim, of_gate, of_up;
     const float *gain, *cos, *sin;
     int64_t channels, stride, room;
     float *keys, *values;
-    const float *mix, *first, *unet, *stream, *embedding;
+    const float *mix, *first, *unet, *stream, *embedding, *index;
     int64_t source, kept;
 } layer;
 
@@ -36,7 +38,7 @@ typedef struct {
 typedef struct {
     int64_t n, dim, length, threads;
     const int64_t *starts; /* of each text in the cache; none: 0 */
-    float *read, *q, *k, *v, *attended, *up, *gate, *scores, *streams;
+    float *read, *q, *k, *v, *attended, *up, *gate, *low, *scores, *streams;
 } work;
 
 /* --- element by element --- */
@@ -238,20 +240,28 @@ static int read_cache(const layer *l, const work *w)
 
 /* --- layers --- */
 
+/* Write x W^T + b to y, of x or of what `reduce` makes of it. */
+static int multiply_low(const matrix *reduce, const matrix *m, const work *w, const float *x, float *y)
+{
+    if (reduce && multiply(reduce, x, w->low, w->n))
+        return 1;
+    return multiply(m, reduce ? w->low : x, y, w->n);
+}
+
 static int run_mlp(const layer *l, const work *w)
 {
-    int64_t n = w->n, hidden = n * l->up->out;
-    if (multiply(l->up, w->read, w->up, n))
+    int64_t hidden = w->n * l->up->out;
+    if (multiply_low(l->up_reduce, l->up, w, w->read, w->up))
         return 1;
     activate(l->of_up, w->up, hidden);
     if (l->gate) {
-        if (multiply(l->gate, w->read, w->gate, n))
+        if (multiply_low(l->gate_reduce, l->gate, w, w->read, w->gate))
             return 1;
         activate(l->of_gate, w->gate, hidden);
         for (int64_t i = 0; i < hidden; i++)
             w->up[i] *= w->gate[i];
     }
-    return multiply(l->down, w->up, w->read, n);
+    return multiply_low(l->down_reduce, l->down, w, w->up, w->read);
 }
 
 static void add(const work *w, float *x)
@@ -260,39 +270,44 @@ static void add(const work *w, float *x)
         x[i] += w->read[i];
 }
 
-/* Add to x what a layer reads of earlier streams. */
-static void skip(const layer *l, const work *w, float *x)
+/* Add to x what a layer reads of earlier streams, and the vector of its place. */
+static void prepare(const layer *l, const work *w, float *x)
 {
     const float *source = w->streams + l->source * w->n * w->dim;
     for (int64_t i = 0; i < w->n * w->dim && l->unet; i++)
         x[i] += *l->unet * source[i];
     for (int64_t i = 0; i < w->n * w->dim && l->stream; i++)
         x[i] = *l->stream * x[i] + *l->embedding * w->streams[i];
+    for (int64_t row = 0; row < w->n && l->index; row++, x += w->dim)
+        for (int64_t i = 0; i < w->dim; i++)
+            x[i] += l->index[i];
 }
 
 /* Write x after all `count` layers to x, and new keys and values to the cache; return 0, or 1 where
-   memory ran out. `wide` and `hidden` are the widths of the widest heads and MLP; so many `streams` are
-   kept for later layers. */
+   memory ran out. `wide`, `hidden` and `low` are the widths of the widest heads, MLP and `_reduce`; so
+   many `streams` are kept for later layers. */
 int step(const layer *layers, int64_t count, float *x, int64_t n, int64_t dim, int64_t wide,
-         int64_t hidden, int64_t length, int64_t streams, const int64_t *starts, int64_t threads)
+         int64_t hidden, int64_t low, int64_t length, int64_t streams, const int64_t *starts,
+         int64_t threads)
 {
     int64_t scores = 0;
     for (int64_t i = 0; i < count; i++)
         if (layers[i].heads > scores)
             scores = layers[i].heads;
-    int64_t numbers = dim * (1 + streams) + 4 * wide + 2 * hidden + scores * (length + 1);
+    int64_t numbers = dim * (1 + streams) + 4 * wide + 2 * hidden + low + scores * (length + 1);
     float *room = malloc(n * numbers * sizeof(float));
     if (!room)
         return 1;
-    work w = {n, dim, length, threads, starts, room, 0, 0, 0, 0, 0, 0, 0, 0};
+    work w = {n, dim, length, threads, starts, room, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     w.q = w.read + n * dim, w.k = w.q + n * wide, w.v = w.k + n * wide;
     w.attended = w.v + n * wide, w.up = w.attended + n * wide, w.gate = w.up + n * hidden;
-    w.scores = w.gate + n * hidden, w.streams = w.scores + n * scores * (length + 1);
+    w.low = w.gate + n * hidden, w.scores = w.low + n * low;
+    w.streams = w.scores + n * scores * (length + 1);
     if (streams)
         memcpy(w.streams, x, n * dim * sizeof(float));
     int failed = 0;
     for (const layer *l = layers; l < layers + count && !failed; l++) {
-        skip(l, &w, x);
+        prepare(l, &w, x);
         normalise(&l->attention_norm, x, n, dim, w.read);
         failed = read_cache(l, &w);
         if (failed)

@@ -1,8 +1,9 @@
 """One new token of some texts through all layers of a decoder by compiled code: `step.c`.
 
 With small matrices, most of a token's time is Python between products and not the products. So the
-layers of an ordinary decoder are walked in C. What it does not know is left to torch: windows,
-thinking, adapters, products of two matrices, residual branches with weights, norms after the sum.
+layers of an ordinary decoder are walked in C, and so are shared layers with an index and MLPs with
+a bottleneck. What it does not know is left to torch: windows, thinking, adapters, residual branches
+with weights, norms after the sum.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from flyweight.model import kernels, mlp
 from flyweight.model.attention import AttentionLayer
 from flyweight.model.block import Block
 from flyweight.model.cache import KVCache
+from flyweight.model.linear import LowRank
 from flyweight.model.linear_layer import LinearLayer
 from flyweight.model.norm import LayerNormLayer, RMSNormLayer
 from flyweight.model.position import PairRotation, Rotation, RotationBySize
@@ -40,7 +42,10 @@ class _Norm(ctypes.Structure):
     )
 
 
-_MATRICES = ("q", "k", "v", "out", "gate", "up", "down", "head_gate")
+_ATTENTION = ("q", "k", "v", "out")
+_MLP = ("gate", "up", "down")
+_REDUCE = tuple(f"{name}_reduce" for name in _MLP)
+_MATRICES = (*_ATTENTION, "head_gate", *_MLP, *_REDUCE)
 
 
 class _Layer(ctypes.Structure):
@@ -53,7 +58,7 @@ class _Layer(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("gain", "cos", "sin")),
         *((name, ctypes.c_int64) for name in ("channels", "stride", "room")),
         *((name, ctypes.c_void_p) for name in ("keys", "values", "mix", "first")),
-        *((name, ctypes.c_void_p) for name in ("unet", "stream", "embedding")),
+        *((name, ctypes.c_void_p) for name in ("unet", "stream", "embedding", "index")),
         *((name, ctypes.c_int64) for name in ("source", "kept")),
     )
 
@@ -62,16 +67,24 @@ class Step:
     """One new token of some texts through blocks that stay where they are while this is used."""
 
     def __init__(
-        self, blocks: Sequence[Block], engine: kernels.Engine, skips: Skips | None = None
+        self,
+        blocks: Sequence[Block],
+        engine: kernels.Engine,
+        skips: Skips | None = None,
+        index: Tensor | None = None,
     ) -> None:
         self.threads = engine.threads
         self.held = [_Held(block, engine) for block in blocks]
         self.layers = (_Layer * len(blocks))(*(held.layer() for held in self.held))
         self.layers[0].mix = None  # it has the values that others mix with theirs
         self.streams = 0 if skips is None else _connect(self.layers, skips)
+        if index is not None:
+            for layer, vector in zip(self.layers, index, strict=True):
+                layer.index = vector.data_ptr()
         sizes = [block.attention for block in blocks]
         self.wide = max(each.heads * each.head_dim for each in sizes)
         self.hidden = max(held.products["up"].out for held in self.held)
+        self.low = max(held.rank for held in self.held)
         self.at = ctypes.addressof(self.layers)
         self.run = kernels.library().step
 
@@ -90,7 +103,8 @@ class Step:
                 turns.append(_rotation_of(rotation, layer.head_dim))
                 _place(layer, cache, index, turns[-1])
             where = None if starts is None else starts.data_ptr()
-            sizes = (len(x), x.shape[2], self.wide, self.hidden, cache.length, self.streams)
+            widths = (x.shape[2], self.wide, self.hidden, self.low)
+            sizes = (len(x), *widths, cache.length, self.streams)
             if self.run(self.at, len(self.layers), y.data_ptr(), *sizes, where, self.threads):
                 raise MemoryError("no memory for a decode step")
             return y
@@ -141,6 +155,12 @@ class _Held:
             self.products[name] = product
         gain = block.attention.gain
         self.gain = None if gain is None else gain.detach().contiguous()
+
+    @property
+    def rank(self) -> int:
+        """The width of the widest bottleneck; 0 where there is none."""
+        ranks = [self.products[name].out for name in _REDUCE if name in self.products]
+        return max(ranks, default=0)
 
     def layer(self) -> _Layer:
         """Return the struct, which has no cache and no position yet."""
@@ -195,10 +215,15 @@ _KNOWN = (mlp.GeluMlp, mlp.GeGLUMlp, *_ACTIVATIONS)
 
 def _matrices(block: Block) -> dict[str, LinearLayer]:
     """Return a block's matrices by their place, whatever has been put around them."""
-    attention, network = block.attention, block.mlp
-    layers = (*(getattr(attention, name) for name in _MATRICES[:4]),)
-    layers += (*(getattr(network, name) for name in _MATRICES[4:7]), attention.gate)
-    return {name: layer for name, layer in zip(_MATRICES, layers, strict=True) if layer is not None}
+    found = {name: getattr(block.attention, name) for name in _ATTENTION}
+    found["head_gate"] = block.attention.gate
+    for name, reduce in zip(_MLP, _REDUCE, strict=True):
+        layer = getattr(block.mlp, name)
+        if isinstance(layer, LowRank):
+            found[reduce] = layer.reduce
+            layer = layer.expand
+        found[name] = layer
+    return {name: layer for name, layer in found.items() if layer is not None}
 
 
 def fits(x: Tensor, cache: KVCache) -> bool:
@@ -212,17 +237,21 @@ def step_of(
     model: nn.Module,
     visited: Callable[[], Sequence[Block]],
     skips: Skips | None = None,
+    index: Tensor | None = None,
 ) -> Step | None:
     """Return the compiled step of a model; None where there is none.
 
     `visited` returns its blocks in the order of its visits, one for each place of the stack.
+    `index` (places, dim) is what each of these places adds to the stream.
     """
     if model not in engine.steps:
         blocks = visited()
         known = all(not refusal(block, engine) for block in blocks)
         if skips is not None:
             known = known and all(_plain(scalars) for scalars in skips.parameters())
-        engine.steps[model] = Step(blocks, engine, skips) if known and blocks else None
+        if index is not None:
+            known = known and _plain(index)
+        engine.steps[model] = Step(blocks, engine, skips, index) if known and blocks else None
     step = engine.steps[model]
     return step if isinstance(step, Step) else None
 

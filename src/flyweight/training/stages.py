@@ -275,7 +275,9 @@ class TrainingMemoryStage(Stage[schema.TrainingMemory]):
     ) -> dict[str, Any]:
         """Train in a child process of its own and write the metrics."""
         draft.events.watch("scoring", {"what": f"memory of training {inputs.name}", "done": 0.0})
-        cost = training_cost.measure(inputs.artifacts["input"], config.steps, context.runtime)
+        cost = training_cost.measure(
+            inputs.artifacts["input"], config.steps, context.runtime, context.data_dir
+        )
         write_json(draft.path / "metrics.json", cost.model_dump())
         return {}
 

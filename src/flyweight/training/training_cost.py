@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from flyweight.config.schema import STAGE_CONFIGS, TrainingStage
@@ -19,8 +20,12 @@ CHECKED_STEPS = 2
 """The first step makes the optimizer's states, the second one has all there is."""
 
 
-def measure(artifact: Artifact, steps: int, runtime: Runtime) -> TrainingCost:
+def measure(
+    artifact: Artifact, steps: int, runtime: Runtime, data_dir: Path | None = None
+) -> TrainingCost:
     """Return what the first `steps` of the training that made an artifact take.
+
+    `data_dir` is the folder of local copies, which a stream may be read from.
 
     Raises RequestError where no training made it, or where what it read is no longer beside it.
     Raises FlyweightError where the child failed, was killed, or took longer than 15 minutes.
@@ -36,7 +41,11 @@ def measure(artifact: Artifact, steps: int, runtime: Runtime) -> TrainingCost:
                 f"memory of {artifact.id}: its {role} {name} is not in {artifact.path.parent}; "
                 f"measure it where it was trained"
             )
-    asked = {"artifact": str(artifact.path.absolute()), "seed": artifact.identity["seed"]}
+    asked = {
+        "artifact": str(artifact.path.absolute()),
+        "seed": artifact.identity["seed"],
+        "data_dir": None if data_dir is None else str(data_dir.absolute()),
+    }
     return _ask(asked, steps, runtime, artifact.id)
 
 

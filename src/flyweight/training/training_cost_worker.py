@@ -87,8 +87,9 @@ def _train_artifact(
     }
     corpus, examples = parents.pop("corpus", None), parents.pop("examples", None)
     inputs = Inputs(artifact.id, parents, corpus, examples)
+    data_dir = data_folder(asked["data_dir"])
     stage = STAGES[artifact.stage] if artifact.stage in STAGES else REGISTERED[artifact.stage]
-    context = Context(store, runtime, Meter(schema.Budget()), ignore, data_folder(None))
+    context = Context(store, runtime, Meter(schema.Budget()), ignore, data_dir)
     facts = stage.run(config, inputs, context, draft)
     return facts["steps"], facts["seconds"]
 

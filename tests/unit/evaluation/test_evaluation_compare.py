@@ -101,7 +101,7 @@ def test_table_is_ordered_and_paired_with_the_best():
 
 def test_a_bootstrap_by_brute_force_says_the_same():
     a, b = scores(0.004, 0.02, seed=1, units=60), scores(0, 0.02, seed=2, units=60)
-    found = paired(a, b, with_p=True)
+    found = paired(a, b, tested=1)
     change, size = a.nll - b.nll, a.bytes * math.log(2)
     draws = np.random.default_rng(123)
     ratios = []
@@ -136,6 +136,13 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([0.02]) == [0.02] and holm([]) == []
+
+
+def test_large_differences_are_decided_among_many_models():
+    models = {f"m{n:02}": scores(0.05 * n, 0.01, seed=n, units=60) for n in range(16)}
+    found = compare_models(models)
+    assert found.family == 120
+    assert all(found.verdict(a, b) != "undecided" for a, b in found.pairs)
 
 
 def test_several_comparisons_are_corrected_for():
@@ -247,7 +254,7 @@ def accurate(share, seed):
 
 def test_higher_is_better_where_the_metric_says_so():
     high, low = accurate(0.6, 1), accurate(0.4, 2)
-    pair = paired(high, low, with_p=True, by="accuracy")
+    pair = paired(high, low, tested=1, by="accuracy")
     assert pair.decisive.value == pytest.approx(0.2, abs=0.05)
     assert pair.decisive.low > 0
     assert pair.verdict == "better"

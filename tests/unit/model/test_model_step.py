@@ -44,21 +44,45 @@ WALKED: dict[str, dict[str, Any]] = {
         "skips": ["unet", "embedding"],
         "attention": {"heads": 4, "kv_heads": 1, "value_residual": True, "gate": True},
     },
+    "rank": {"mlp": {"kind": "swiglu", "rank": 30}, "attention": {"heads": 2, "head_dim": 8}},
+    "rank of some": {"mlp": "gelu", "blocks": {"1": {"mlp": {"rank": 5}}}},
+    "index": {"sharing": {"kind": "cycle", "times": 2, "index": True}},
+    "index of some": {
+        "layers": 3,
+        "sharing": {"kind": "span", "span": (1, 1), "times": 2, "index": True},
+    },
+    "index and skips": {
+        "layers": 3,
+        "sharing": {"kind": "repeat", "times": 2, "index": True},
+        "skips": ["unet", "embedding"],
+    },
+    "poster": {
+        "layers": 1,
+        "sharing": {"kind": "all", "times": 8, "index": True},
+        "mlp": {"kind": "swiglu", "hidden": 64, "rank": 10},
+        "attention": {"heads": 4, "kv_heads": 2, "qk_norm": True},
+    },
     "odd": {"dim": 30, "mlp": {"kind": "swiglu", "hidden": 37}, "attention": {"heads": 3}},
     **{kind: {"mlp": kind} for kind in ("relu", "relu2", "geglu", "double_relu", "double_silu")},
+    **{
+        f"{kind} rank": {"mlp": {"kind": kind, "bias": True, "rank": 7}}
+        for kind in ("gelu", "relu2", "geglu", "double_silu")
+    },
 }
 LEFT: dict[str, dict[str, Any]] = {
     "window": {"attention": {"heads": 2, "window": 6, "sinks": 2}},
     "thinking": {"thinking": {"kind": "deep", "passes": 2}},
     "alpha": {"residual": "alpha"},
     "post": {"norm": {"kind": "rmsnorm", "placement": "post"}},
-    "rank": {"mlp": {"kind": "swiglu", "rank": 4}},
-    "index": {"sharing": {"kind": "cycle", "times": 2, "index": True}},
     "lora": {"adapters": [{"kind": "lora", "r": 2}]},
+    "lora of a reduced one": {
+        "mlp": {"kind": "gelu", "rank": 4},
+        "adapters": [{"kind": "lora", "r": 2, "targets": ["*.up.reduce"]}],
+    },
 }
 
 
-LEARNED = ("bias", "gain", "attention.gate.weight", "value_residual.weight")
+LEARNED = ("bias", "gain", "attention.gate.weight", "value_residual.weight", "index.weight")
 """Ends of names of what begins alike for every input."""
 
 
@@ -95,7 +119,16 @@ def read(model: Decoder, engine: str, mask: Tensor | None = None) -> tuple[Tenso
 @pytest.mark.parametrize("kind", ["dense", "int8", "int4"])
 @pytest.mark.parametrize("name", WALKED)
 def test_a_step_gives_what_torch_gives(name: str, kind: str, padded: bool) -> None:
-    model = decoder(**WALKED[name], linears={"blocks": kind})
+    check(decoder(**WALKED[name], linears={"blocks": kind}), padded)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_step_of_a_shared_layer_with_a_bottleneck_in_nf4(padded: bool) -> None:
+    check(decoder(**WALKED["poster"], linears={"blocks": "nf4"}), padded)
+
+
+def check(model: Decoder, padded: bool) -> None:
+    """Compare a step with torch, of three rows, two of which may be padded."""
     mask = None
     if padded:
         mask = torch.ones(3, 20, dtype=torch.bool)
@@ -115,15 +148,27 @@ def test_what_a_step_does_not_know_is_left_to_torch(name: str) -> None:
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+def test_an_index_before_its_loop_is_switched_on_is_left_to_torch() -> None:
+    model = decoder(**WALKED["index of some"])
+    model.loop(False)
+    expected, _ = read(model, "eager")
+    found, used = read(model, "compiled")
+    assert not used
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
 def test_other_floats_and_hooks_and_chosen_attention_are_left_to_torch() -> None:
     assert not read(decoder().bfloat16(), "compiled")[1]
     with attention_kernel("math"):
         assert not read(decoder(), "compiled")[1]
-    watched = decoder()
-    seen: list[object] = []
-    watched.blocks[0].register_forward_hook(lambda *_: seen.append(1))
-    assert not read(watched, "compiled")[1]
-    assert seen
+    watched, seen = decoder(mlp={"kind": "gelu", "rank": 4}), []
+    for name in ("blocks.0", "blocks.1.mlp.up.reduce"):
+        hook = watched.get_submodule(name).register_forward_hook(lambda *_: seen.append(1))
+        assert not read(watched, "compiled")[1]
+        assert seen
+        hook.remove()
+        seen.clear()
+    assert read(watched, "compiled")[1]
 
 
 def test_a_row_does_not_depend_on_the_rows_beside_it() -> None:

@@ -236,7 +236,7 @@ def name_points(
         align = _alignment(box, x)
         at = {"left": box.left, "right": box.right, "center": (box.left + box.right) / 2}[align]
         if place.far:
-            _leader(sheet, (x, y), (at, box.bottom if box.bottom > y else box.top), colour)
+            leader(sheet, (x, y), (at, box.bottom if box.bottom > y else box.top), colour)
         sheet.text(at, box.bottom + 3, name, ha=align, size=NORMAL, color=colour)
 
 
@@ -247,9 +247,10 @@ def _alignment(box: labels.Box, x: float) -> Literal["left", "right", "center"]:
     return "right" if box.right <= x else "center"
 
 
-def _leader(
+def leader(
     sheet: Canvas, start: tuple[float, float], end: tuple[float, float], colour: str
 ) -> None:
+    """Draw a thin line from a point to its name (figure units)."""
     from matplotlib.lines import Line2D
     from matplotlib.transforms import IdentityTransform
 

@@ -112,10 +112,13 @@ def judged(
     control: str, before: LinkedCell, after: LinkedCell, change: LinkedCell, bound: Bound
 ) -> TargetComparison:
     """Return a comparison with its verdict; none where the change is missing."""
-    verdict: TargetVerdict = "not measured"
-    decided = None
-    if change.number is not None:
-        verdict = "reached" if bound.holds(change.number) else "not reached"
-        if change.low is not None and change.high is not None and change.low < change.high:
-            decided = bound.holds(change.low) == bound.holds(change.high)
-    return TargetComparison(control, before, after, change, verdict, decided)
+    return TargetComparison(control, before, after, change, _verdict(change, bound))
+
+
+def _verdict(change: LinkedCell, bound: Bound) -> TargetVerdict:
+    if change.number is None:
+        return "not measured"
+    ends = [end for end in (change.low, change.high) if end is not None]
+    if len({bound.holds(value) for value in (change.number, *ends)}) > 1:
+        return "undecided"
+    return "reached" if bound.holds(change.number) else "not reached"

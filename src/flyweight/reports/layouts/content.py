@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from flyweight.reports.figures.run import Drawing
 
-TargetVerdict = Literal["reached", "not reached", "not measured"]
+TargetVerdict = Literal["reached", "not reached", "undecided", "not measured"]
 
 
 @dataclass(frozen=True)
@@ -213,8 +213,8 @@ class LinkedFigure:
 class TargetComparison:
     """Two models side by side: their numbers, the change, and whether it is as large as asked.
 
-    `what` says what is compared, and what is equal on both sides. `decided` tells whether the
-    change's interval lies on one side of the bound; None where there is no interval.
+    `what` says what is compared, and what is equal on both sides. A verdict is undecided where the
+    change's interval holds the bound.
     """
 
     what: str
@@ -222,7 +222,6 @@ class TargetComparison:
     after: LinkedCell
     change: LinkedCell
     verdict: TargetVerdict
-    decided: bool | None = None
 
     def json(self) -> JsonValue:
         """Return it as plain data."""
@@ -232,7 +231,6 @@ class TargetComparison:
             "light": self.after.json(),
             "change": self.change.json(),
             "verdict": self.verdict,
-            "decided": self.decided,
         }
 
 
@@ -249,11 +247,13 @@ class PaperTarget:
 
     @property
     def verdict(self) -> TargetVerdict:
-        """Whether every comparison that judges reaches it."""
+        """Whether all that judge reach it; else why not, the surest reason first."""
         verdicts = {comparison.verdict for comparison in self.judged}
-        if "not reached" in verdicts:
-            return "not reached"
-        return "not measured" if "not measured" in verdicts else "reached"
+        reasons: tuple[TargetVerdict, ...] = ("not reached", "undecided", "not measured")
+        for reason in reasons:
+            if reason in verdicts:
+                return reason
+        return "reached"
 
     def json(self) -> JsonValue:
         """Return it as plain data."""

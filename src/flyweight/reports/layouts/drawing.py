@@ -13,6 +13,7 @@ from flyweight.reports.figures.canvas import (
     WIDTH,
     Canvas,
     canvas,
+    leader,
     name_points,
     set_ticks,
     ticks,
@@ -24,6 +25,11 @@ from flyweight.reports.layouts.content import LinkedCell, LinkedFigure, LinkedLi
 
 LEFT = 46
 """Units left of the axes, where the title of x begins."""
+
+BEHIND = 18
+"""Units from the end of a line to its name."""
+
+Point = tuple[float, float]
 
 
 def bar_charts(figure: LinkedFigure, prefix: str) -> list[Drawing]:
@@ -85,10 +91,29 @@ def line_chart(figure: LinkedFigure, prefix: str) -> list[Drawing]:
         _marks(sheet, figure)
         ends = [sheet.display(*_finite(line)[-1]) for line in lines]
         names = [labels.short(line.label) for line in lines]
-        name_points(sheet, ends, names, [series(line.colour) for line in lines])
+        colours = [series(line.colour) for line in lines]
+        if len({x for x, _ in ends}) == 1:
+            _name_behind(sheet, ends, names, colours)
+        else:
+            name_points(sheet, ends, names, colours)
         stated = "; ".join(_stated(line) for line in lines)
         alt = f"{figure.title}: {figure.y} against {figure.x}. {stated}."
         return [Drawing(key, "", "", inline(sheet.figure, key, alt, sheet.tips))]
+
+
+def _name_behind(
+    sheet: Canvas, ends: Sequence[Point], names: Sequence[str], colours: Sequence[str]
+) -> None:
+    """Write names behind lines that end side by side, below one another, each led to its line."""
+    height = labels.extent("x", NORMAL)[1] + 1
+    order = sorted(range(len(ends)), key=lambda place: -ends[place][1])
+    middle = sum(y for _, y in ends) / len(ends)
+    lowest = sheet.bounds().bottom + height / 2
+    top = max(middle + height * (len(ends) - 1) / 2, lowest + height * (len(ends) - 1))
+    for row, place in enumerate(order):
+        (x, y), up = ends[place], top - row * height
+        leader(sheet, (x + 5, y), (x + BEHIND - 3, up), colours[place])
+        sheet.text(x + BEHIND, up - 4, names[place], size=NORMAL, color=colours[place])
 
 
 def _stated(line: LinkedLine) -> str:
@@ -111,10 +136,15 @@ def _finite(line: LinkedLine) -> list[tuple[float, float]]:
 
 
 def _ranges(sheet: Canvas, figure: LinkedFigure, lines: Sequence[LinkedLine]) -> None:
-    """Set both ranges: y from what the series end at, as first validations may lie far above."""
+    """Set both ranges: y from what the series end at, as first validations may lie far above.
+
+    The names of the series have room behind their ends.
+    """
     xs = [x for line in lines for x, _ in _finite(line)]
-    pad = 0.06 * max(max(xs) - min(xs), 1e-9 + 0.1 * abs(max(xs)))
-    sheet.axes.set_xlim(min(xs) - pad, max(xs) + 3 * pad)
+    span = max(max(xs) - min(xs), 1e-9 + 0.1 * abs(max(xs)))
+    widest = max(labels.extent(labels.short(line.label), NORMAL)[0] for line in lines)
+    room = (widest + BEHIND) / (WIDTH - LEFT)
+    sheet.axes.set_xlim(min(xs) - 0.06 * span, max(xs) + 1.06 * span * room / (1 - room))
     low, high = min(xs), max(xs)
     marks = ticks(low, high, log=False) if low < high else [low]
     set_ticks(sheet.axes.xaxis, marks, format_short)

@@ -114,7 +114,8 @@ class LayoutSection:
     @property
     def chips(self) -> dict[str, str]:
         """The looks of verdicts."""
-        return {"reached": "paid", "not reached": "not-paid", "not measured": "note"}
+        looks = {"reached": "paid", "not reached": "not-paid", "not measured": "note"}
+        return {**looks, "undecided": "undecided"}
 
 
 @dataclass(frozen=True)
