@@ -38,8 +38,7 @@ from flyweight.core.files import digest
 from flyweight.core.machine import describe
 from flyweight.data.corpus import Meta
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.pipeline import recipe as recipes
-from flyweight.pipeline import stream_checks
+from flyweight.pipeline import recipe as recipes, stream_checks
 from flyweight.planning import dry_run, planner as plans
 from flyweight.planning.grid import GridPlan
 from flyweight.planning.model_plan import ModelPlan
