@@ -55,6 +55,12 @@ BENCHMARKS = {
         "--recipe",
         str(ROOT / "benchmarks" / "shakespeare-generations.yaml"),
     ],
+    "shakespeare-mixed": [
+        "bench_shakespeare.py",
+        "--recipe",
+        str(ROOT / "benchmarks" / "shakespeare-mixed.yaml"),
+        *("--seeds", "0", "1", "2"),
+    ],
     "shakespeare-distilled": ["bench_shakespeare.py", "--recipe", "shakespeare-distilled"],
     "shakespeare-alone": [
         "bench_shakespeare.py",

@@ -22,12 +22,16 @@ from flyweight.reports.figures.canvas import (
 from flyweight.reports.figures.run import SHAPES, Drawing
 from flyweight.reports.figures.svg import COLOURS, figure_style, inline, series
 from flyweight.reports.layouts.content import LinkedCell, LinkedFigure, LinkedLine
+from flyweight.reports.layouts.measured_run import DASH
 
 LEFT = 46
 """Units left of the axes, where the title of x begins."""
 
 BEHIND = 18
 """Units from the end of a line to its name."""
+
+ROW, LEFT_OF_BARS = 38.0, 8.0
+"""Units of a bar with its name, and left of bars."""
 
 Point = tuple[float, float]
 
@@ -42,25 +46,32 @@ def bar_charts(figure: LinkedFigure, prefix: str) -> list[Drawing]:
 
 
 def _bars(figure: LinkedFigure, line: LinkedLine, key: str) -> Drawing:
+    """Return a row for each category: its name, and below it a bar with its number behind."""
     finite = {x for x, _ in _finite(line)}
     numbers = [(round(x), cell) for x, cell in line.points if x in finite]
-    room = int((WIDTH - LEFT) / max(1, len(figure.categories)) / labels.extent("x", SMALL)[0])
     with figure_style():
-        sheet = canvas()
-        sheet.axes.set_xlim(-0.6, len(figure.categories) - 0.4)
-        names = [labels.short(name, max(5, room - 1)) for name in figure.categories]
-        sheet.axes.set_xticks(range(len(names)), names)
-        highest = max(_number(cell) for _, cell in numbers)
-        scale, unit = _scale(highest, numbers[0][1].unit)
-        top = 1.15 * highest / scale or 1.0  # where all are zero, there still is an axis
-        vertical(sheet, 0.0, top, f"{line.label}, {unit}")
+        rows = len(figure.categories)
+        sheet = canvas(height=ROW * rows + 56, left=LEFT_OF_BARS, bottom=20)
+        sheet.axes.set_ylim(rows - 0.5, -0.5)
+        scale, unit = _scale(max(_number(cell) for _, cell in numbers), numbers[0][1].unit)
+        highest = max(_number(cell) for _, cell in numbers) / scale or 1.0
+        sheet.axes.set_xlim(0.0, 1.25 * highest)  # the numbers have room behind their bars
+        set_ticks(sheet.axes.xaxis, [], str)
+        set_ticks(sheet.axes.yaxis, [], str)
+        title = line.label if unit in ("", line.label) else f"{line.label}, {unit}"
+        box = sheet.axes.get_window_extent()
+        sheet.text(4, box.y1 + 14, title, size=NORMAL, color=COLOURS["muted"])
+        for x, name in enumerate(figure.categories):
+            across, up = sheet.display(0.0, x - 0.2)
+            missing = "" if x in finite else f" {DASH}"
+            sheet.text(across + 2, up - 1, f"{labels.short(name, 50)}{missing}")
         for x, cell in numbers:
-            height, gid = _number(cell) / scale, f"b{x}"
-            (bar,) = sheet.axes.bar([x], [height], width=0.55, color=series(0))
+            length, gid = _number(cell) / scale, f"b{x}"
+            (bar,) = sheet.axes.barh([x + 0.2], [length], height=0.36, color=series(0))
             bar.set_gid(gid)
             sheet.tips[gid] = f"{figure.categories[x]}: {cell.text} ({cell.title})"
-            across, up = sheet.display(x, height)
-            sheet.text(across, up + 4, cell.text, ha="center", size=NORMAL)
+            across, up = sheet.display(length, x + 0.2)
+            sheet.text(across + 4, up - 4, cell.text, size=NORMAL)
         stated = "; ".join(f"{figure.categories[x]} {cell.text}" for x, cell in numbers)
         alt = f"{figure.title}, {line.label}: {stated}."
         return Drawing(key, "", "", inline(sheet.figure, key, alt, sheet.tips))
