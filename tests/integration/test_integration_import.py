@@ -48,6 +48,16 @@ def test_a_packed_import_teaches_and_is_the_artifact_of_the_verb(raw, flyweight,
     assert told
 
 
+def test_a_folder_that_is_there_is_refused_before_anything_is_packed(raw, flyweight, tmp_path):
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "notes.txt").write_text("mine")
+    words = ("--as", "nf4", "--out", taken, "--runs", tmp_path / "runs")
+    status, _, err = flyweight("import", tmp_path / "hf", *words)
+    assert status == 2 and "there is something already" in err
+    assert not list((tmp_path / "runs").glob("import-*"))
+
+
 def test_without_the_import_the_student_learns_from_the_float_model(raw, tmp_path):
     whole = config_load.without_stages(raw, ["teacher"])
     assert whole["stages"]["student"]["teacher"] == str(tmp_path / "hf")

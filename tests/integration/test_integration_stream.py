@@ -130,6 +130,15 @@ def test_more_tokens_than_a_stream_has_are_refused(raw, tmp_path):
     raw["train"] |= {"steps": None, "tokens": "10M"}
     with pytest.raises(RequestError, match=r"10 M tokens are asked for, .* is read once and has"):
         made(raw, tmp_path)
+    assert not list((tmp_path / "runs").glob("pretrain-*"))
+
+
+def test_a_later_stage_that_asks_for_too_much_is_refused_before_the_first(raw, tmp_path):
+    later = {"stage": "finetune", "input": "student", "method": "full", "train": {"steps": 10**6}}
+    raw["stages"]["later"] = {**later, "data": {**raw["data"], "tokenizer": "byte"}}
+    with pytest.raises(RequestError, match=r"stages\.later\.train: 128 M tokens are asked for"):
+        made(raw, tmp_path)
+    assert not list((tmp_path / "runs").glob("pretrain-*"))
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,8 @@ def import_(
     """
     if as_ is not None and onto is not None:
         raise RequestError("--as packs a whole model, and --onto brings an adapter; leave one out")
+    if out is not None:
+        refuse_existing(Path(out))  # before a large model is read
     packing = None if as_ is None else ImportPacking(_kind(as_))
     session.store.prepare()
     if onto is not None:

@@ -38,7 +38,7 @@ from flyweight.core.files import digest
 from flyweight.core.machine import describe
 from flyweight.data.corpus import Meta
 from flyweight.errors import FlyweightError, RequestError
-from flyweight.pipeline import recipe as recipes
+from flyweight.pipeline import recipe as recipes, stream_checks
 from flyweight.planning import dry_run, planner as plans
 from flyweight.planning.grid import GridPlan
 from flyweight.planning.model_plan import ModelPlan
@@ -373,7 +373,7 @@ def run_checked(
     _hold_memory(asked.budget, context.runtime.device)
     recipes.check_inputs(asked, resolve)
     recipes.check_tasks(asked, context.data_dir)
-    recipes.check_streams(asked, context.data_dir)
+    stream_checks.check_shards(asked, context.data_dir)
     machine = Machine.of(context.store, context.runtime, context.watch)
     checked, meter.after = plans.time_shared(asked, machine, context.data_dir)
     meter.shared = checked is not asked

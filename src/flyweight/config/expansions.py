@@ -317,6 +317,9 @@ def _grid(name: Any, stage: Any) -> dict[Any, Any]:
         return {name: stage}
     if empty := next((field for field, values in lists.items() if not values), None):
         raise RequestError(f"stages.{name}.{empty}: the list is empty; leave the stage out instead")
+    for field, values in lists.items():
+        if twice := [each for at, each in enumerate(values) if each in values[:at]]:
+            raise RequestError(f"stages.{name}.{field}: {shown(twice[0])} is listed twice")
     made = dict[Any, Any]()
     for values in itertools.product(*lists.values()):
         parts = [re.sub(r"[^A-Za-z0-9_]+", "-", str(value)).strip("-") for value in values]

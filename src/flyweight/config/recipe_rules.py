@@ -11,7 +11,7 @@ from typing import Any
 from flyweight.config.data import TRAINED, Tokenizer
 from flyweight.config.graph import cycle_faults, is_external
 from flyweight.config.layouts import LAYOUT_FOLDER
-from flyweight.config.messages import nearest
+from flyweight.config.messages import LISTED, nearest
 from flyweight.config.model_rules import packed_kinds
 from flyweight.config.schema import (
     SAME_AS,
@@ -63,9 +63,15 @@ def _unknown(name: str, stage: StageConfig, recipe: Recipe) -> Iterator[str]:
     for field, reference in stage.dependencies().items():
         outside = field != SAME_AS and is_external(reference)
         if reference not in names and not outside:
-            yield (
-                f"stages.{name}.{field}: there is no stage {reference!r}{nearest(reference, names)}"
-            )
+            yield (f"stages.{name}.{field}: {_missing(reference, names)}")
+
+
+def _missing(name: str, names: list[str]) -> str:
+    """Return that there is no stage of a name, and which ones there are in its place."""
+    several = [each for each in names if each.startswith(f"{name}-")]
+    if len(several) < 2:
+        return f"there is no stage {name!r}{nearest(name, names)}"
+    return f"there is no stage {name!r}, but {', '.join(several[:LISTED])}; name one of them"
 
 
 def _compared(recipe: Recipe) -> Iterator[str]:
@@ -82,7 +88,7 @@ def _compared(recipe: Recipe) -> Iterator[str]:
     for position, name in enumerate(recipe.report.compare):
         where = f"report.compare.{position}"
         if name not in names:
-            yield f"{where}: there is no stage {name!r}{nearest(name, names)}"
+            yield f"{where}: {_missing(name, names)}"
         elif not recipe.stages[name].makes_model:
             yield f"{where}: {name} measures and makes no model that could be compared"
 

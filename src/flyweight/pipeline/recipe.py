@@ -21,15 +21,13 @@ from flyweight.core.runtime import Precision
 from flyweight.data import stages as data_stages
 from flyweight.data.pack import source_fingerprint
 from flyweight.data.sources import with_tokenizer
-from flyweight.data.streams import open_stream
-from flyweight.data.streams.held_out import shares
 from flyweight.data.tasks.folder import examples_fingerprint, read_splits
 from flyweight.data.tokenizer import Tokenizer
 from flyweight.data.tokenizer_file import tokenizer_path
 from flyweight.decode import chat_template
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.evaluation import tasks as task_scoring
-from flyweight.pipeline import before_after, lm_eval_checks
+from flyweight.pipeline import before_after, lm_eval_checks, stream_checks
 from flyweight.pipeline.before_after import BeforeAfter
 from flyweight.planning import evaluating
 from flyweight.planning.budget import shared_time
@@ -500,6 +498,7 @@ def run(recipe: schema.Recipe, runner: Runner, resolve: Resolver) -> FinishedRec
     asked, recipe = recipe, shared_time(recipe)
     context.meter.shared = context.meter.shared or recipe is not asked
     lm_eval_checks.check_models(recipe, runner.corpus, resolve)
+    stream_checks.check_tokens(recipe, runner.corpus)
     stages: dict[str, StageResult] = {}
     stopped = None
     for name in load.order(recipe):
@@ -587,14 +586,6 @@ def check_inputs(recipe: schema.Recipe, resolve: Resolver) -> None:
             continue
         model = load_any.own_config(inputs.model("input"), f"stages.{name}.input")
         stage_of(stage.stage).plan(stage, PlannedInputs({"input": model}))
-
-
-def check_streams(recipe: schema.Recipe, data_dir: Path | None) -> None:
-    """Raise RequestError, before anything is made, for a stream whose shards cannot be found."""
-    data = [getattr(stage, "data", None) for stage in recipe.stages.values()]
-    streams = [each.stream for each in (*data, recipe.report.data) if isinstance(each, schema.Data)]
-    for stream in dict.fromkeys(each.packed() for each in streams if each is not None):
-        shares(stream, open_stream(stream, data_dir))
 
 
 def check_tasks(recipe: schema.Recipe, data_dir: Path | None) -> None:

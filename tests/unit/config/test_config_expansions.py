@@ -352,6 +352,17 @@ def test_a_training_by_several_seeds_is_a_stage_for_each():
         load.recipe({"name": "seeds", "stages": {"base": {**base, "seed": ["x"]}}})
 
 
+def test_a_seed_is_listed_once_and_its_stage_has_its_number():
+    base = {"stage": "pretrain", "model": {"dim": 16, "layers": 1}, "data": {"corpus": "ptb"}}
+    raw = {"name": "seeds", "stages": {"base": {**base, "train": {"steps": 4}, "seed": [0, 3, 0]}}}
+    with pytest.raises(RequestError, match=r"stages\.base\.seed: 0 is listed twice"):
+        load.recipe(raw)
+    raw["stages"]["base"]["seed"] = [0, 3]
+    raw["report"] = {"compare": ["base"]}
+    with pytest.raises(RequestError, match="no stage 'base', but base-0, base-3; name one of them"):
+        load.recipe(raw)
+
+
 def test_words_that_stand_for_stages_take_one_seed():
     for words in ({"controls": ["same_tokens"]}, {"told": {"k": 4}}):
         with pytest.raises(RequestError, match=r"student\.seed: .* give it one seed"):

@@ -127,7 +127,10 @@ class StreamSample:
             except Unreadable as error:
                 bad.append(Skipped(shard.name, str(error)))
         if not taken["train"].documents and bad:
-            raise RequestError(f"stream.source: no shard can be read: {bad[0].reason}")
+            raise RequestError(
+                f"stream.source: no shard can be read: {bad[0].reason}; name other shards, or "
+                "another column of theirs (stream.text)"
+            )
         return taken, bad, seen
 
     def facts(self) -> dict[str, Any]:

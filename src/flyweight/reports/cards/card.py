@@ -364,7 +364,7 @@ def _learned(subject: CardSubject) -> str:
             f": {facts['documents_read']:,} documents of {format_size(facts['bytes_read'])} of text"
         )
         if facts["shards_skipped"]:
-            read += f", {facts['shards_skipped']} shards of it could not be read to their end"
+            read += f"; of its shards {facts['shards_skipped']} could not be read to the end"
     return (
         f"A stream of {stream['shards']} shards ({format_size(stream['bytes'])}){at} was read on "
         f"the way{read}. Train is its sample for tokenizers, floors and counts"
