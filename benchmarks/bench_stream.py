@@ -240,7 +240,9 @@ def killed_trainings(rows: Rows, work: Path, source: str, count: int) -> None:
     found = trained(raw, str(work / "runs-killed"))
     setting = f"{raw['train']['steps']} steps"
     rows.add("training", setting, "kills", 0, killed, "")
-    rows.add("training", setting, "weights identical", 0, weights(found) == weights(expected), "")
+    rows.add(
+        "training", setting, "weights identical", 0, float(weights(found) == weights(expected)), ""
+    )
     for name in ("documents_read", "bytes_read", "best_nll"):
         same = found.facts[name] == expected.facts[name]
         rows.add("training", setting, f"{name} identical", 0, float(same), "")
