@@ -310,3 +310,10 @@ def test_gzip_of_nothing_is_no_shard(tmp_path: Path):
     write_shards(tmp_path)
     (tmp_path / "part-009.jsonl.gz").write_bytes(gzip.compress(b""))
     assert len(texts_of(small(str(tmp_path / "*.gz")))) > 200
+
+
+def test_notes_beside_shards_are_not_shards(tmp_path):
+    write_shards(tmp_path / "shards", shards=2, rows=60)
+    (tmp_path / "shards" / "README.md").write_text("About this dataset.")
+    found = open_stream(small(str(tmp_path / "shards")))
+    assert [shard.name for shard in found.shards] == ["part-000.jsonl.gz", "part-001.jsonl.gz"]

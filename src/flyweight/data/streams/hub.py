@@ -6,11 +6,9 @@ import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from flyweight.data.file_kinds import kind_by_name
-from flyweight.data.streams.shards import StreamShard, checked
+from flyweight.data.streams.shards import StreamShard, checked, is_text
 from flyweight.errors import RequestError
 
 _HELD_OUT = ("test", "validation", "valid", "val", "dev", "eval")
@@ -97,7 +95,7 @@ def _chosen(
 ) -> Iterator[str]:
     """Yield the files of a config; raise RequestError where there is no such one."""
     configs = {str(each.get("config_name", "default")): each for each in card}
-    texts = [name for name in names if _is_text(name)]
+    texts = [name for name in names if is_text(name)]
     if any(mark in config for mark in "*?["):
         yield from (name for name in texts if fnmatch.fnmatchcase(name, config))
         return
@@ -139,15 +137,6 @@ def _globs(path: str) -> Iterator[str]:
     yield path.replace("**/", "*").replace("**", "*")
     if not any(mark in path for mark in "*?["):
         yield f"{path.rstrip('/')}/*"
-
-
-def _is_text(name: str) -> bool:
-    """Return whether a file of the hub is a shard: notes and programs beside them are not."""
-    kind = kind_by_name(PurePosixPath(name))
-    about = PurePosixPath(name).name.startswith(("dataset_info", "."))
-    if kind is None or kind.format == "html" or about:
-        return False
-    return kind.format != "text" or PurePosixPath(name.lower()).suffix not in (".md", ".py", ".sh")
 
 
 def _is_held_out(name: str) -> bool:

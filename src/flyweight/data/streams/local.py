@@ -13,7 +13,7 @@ from typing import BinaryIO
 from flyweight.core.files import reason, user_path
 from flyweight.data.file_kinds import in_folder
 from flyweight.data.reading import open_text, size
-from flyweight.data.streams.shards import StreamShard, checked
+from flyweight.data.streams.shards import StreamShard, checked, is_text
 from flyweight.errors import RequestError
 
 LOOKED_AT = 1 << 20
@@ -56,10 +56,14 @@ class LocalShards:
 
 
 def _files(place: Path) -> list[Path]:
-    """Return the files of a folder, of a glob, or the file itself; nothing where there are none."""
+    """Return the files of a folder, of a glob, or the file itself; nothing where there are none.
+
+    Notes and programs of a folder are shards only where it has nothing else.
+    """
     if place.is_dir():
         inside = place.rglob("*")
-        return [file for file in inside if file.is_file() and in_folder(file.name)]
+        files = [file for file in inside if file.is_file() and in_folder(file.name)]
+        return [file for file in files if is_text(file.name)] or files
     if place.is_file():
         return [place]
     return [file for file in map(Path, globbing.glob(str(place), recursive=True)) if file.is_file()]

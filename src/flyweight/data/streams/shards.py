@@ -37,6 +37,15 @@ class StreamShard:
         return kind
 
 
+def is_text(name: str) -> bool:
+    """Return whether a file of a dataset is a shard: notes and programs beside them are not."""
+    path = PurePath(name.lower())
+    kind = kind_by_name(path)
+    if kind is None or kind.format == "html" or path.name.startswith(("dataset_info", ".")):
+        return False
+    return kind.format != "text" or path.suffix not in (".md", ".py", ".sh")
+
+
 class ShardList(Protocol):
     """All shards of a stream, sorted by their names."""
 
