@@ -98,8 +98,9 @@ class Paired:
 def paired(a: UnitScores, b: UnitScores, seed: int = 0, tested: int = 0, by: str = BITS) -> Paired:
     """Compare two models' unit scores.
 
-    Raises RequestError where they were not scored on the same units of the same text. Where so
-    many are `tested` there is the p-value of the difference in the metric `by`, uncorrected.
+    Raises RequestError where they were not scored on the same units of the same text. With a
+    number of comparisons that are `tested` together there is a p-value of the difference in the
+    metric `by`, uncorrected.
 
     Under one tokenizer both numbers are compared; under two, bits per byte and the scores of a
     task's answers, and only over documents or contexts: blocks of tokens hold different text.

@@ -30,7 +30,7 @@ RESAMPLES = 2_000
 CORRECTED_RESAMPLES = 10_000
 """More for p-values: a correction for several comparisons asks for tails far out."""
 RESAMPLES_EACH = 400
-"""For each of many comparisons: below, no p-value is small enough to stay below 5 % corrected."""
+"""And as many for each comparison: with fewer, the least p-value times all of them is over 5 %."""
 MIN_DOCUMENTS = 20
 MIN_BLOCKS = 10
 

@@ -53,9 +53,10 @@ def _bars(figure: LinkedFigure, line: LinkedLine, key: str) -> Drawing:
         rows = len(figure.categories)
         sheet = canvas(height=ROW * rows + 56, left=LEFT_OF_BARS, bottom=20)
         sheet.axes.set_ylim(rows - 0.5, -0.5)
-        scale, unit = _scale(max(_number(cell) for _, cell in numbers), numbers[0][1].unit)
-        highest = max(_number(cell) for _, cell in numbers) / scale or 1.0
-        sheet.axes.set_xlim(0.0, 1.25 * highest)  # the numbers have room behind their bars
+        highest = max(_number(cell) for _, cell in numbers)
+        scale, unit = _scale(highest, numbers[0][1].unit)
+        # The numbers have room behind their bars; where all are zero, there still is an axis.
+        sheet.axes.set_xlim(0.0, 1.25 * highest / scale or 1.0)
         set_ticks(sheet.axes.xaxis, [], str)
         set_ticks(sheet.axes.yaxis, [], str)
         title = line.label if unit in ("", line.label) else f"{line.label}, {unit}"

@@ -114,8 +114,12 @@ class LayoutSection:
     @property
     def chips(self) -> dict[str, str]:
         """The looks of verdicts."""
-        looks = {"reached": "paid", "not reached": "not-paid", "not measured": "note"}
-        return {**looks, "undecided": "undecided"}
+        return {
+            "reached": "paid",
+            "not reached": "not-paid",
+            "undecided": "undecided",
+            "not measured": "note",
+        }
 
 
 @dataclass(frozen=True)
