@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field
 
-from flyweight.config.base import PositiveInt, Probability, Rate, Strict
+from flyweight.config.base import PositiveInt, Probability, Rate, Strict, added
 
 TrainedPart = Literal["full", "frozen", "adapters"]
 """What a training moves: everything, the head and the final norm, or adapters alone."""
@@ -52,7 +52,7 @@ class Lora(Strict):
     scale: Literal["standard", "rs"] = "standard"
     dora: bool = False
     per: Per = "layer"
-    masked: bool = Field(default=False, exclude_if=lambda value: not value)
+    masked: bool = added(False)
 
     trains: ClassVar[TrainedPart] = "adapters"
 
@@ -110,9 +110,7 @@ class Prefix(Strict):
 
     kind: Literal["prefix"] = "prefix"
     length: PositiveInt = 20
-    softmax: Literal["own", "shared"] = Field(
-        default="own", exclude_if=lambda value: value == "own"
-    )
+    softmax: Literal["own", "shared"] = added("own")
     per: Per = "visit"
 
     trains: ClassVar[TrainedPart] = "adapters"

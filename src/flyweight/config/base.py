@@ -36,6 +36,14 @@ class Strict(BaseModel):
         return value
 
 
+def added(default: Any) -> Any:
+    """Return a field with this default, which at its default is left out of a config's dump.
+
+    So a field can be added to a config later: what was made before it keeps its id.
+    """
+    return Field(default=default, exclude_if=lambda value: value == default)
+
+
 def choice(default: str | None = None) -> BeforeValidator:
     """Read a bare name as `{kind: name}`, and options without a kind as those of `default`."""
 

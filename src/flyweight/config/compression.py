@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from flyweight.config.base import Rate, Strict
+from flyweight.config.base import Rate, Strict, added
 from flyweight.config.data import Data, ModelTokenizer
 from flyweight.config.linear_kinds import Int8, LinearKind, kind_faults
 from flyweight.config.stage import INHERITED, Origin, StageConfig, TextUse
@@ -80,18 +80,6 @@ class Calibrated(StageConfig):
         return fields
 
 
-def _is_nearest(value: object) -> bool:
-    return value == "nearest"
-
-
-def _empty(value: object) -> bool:
-    return value == {}
-
-
-def _none(value: object) -> bool:
-    return value is None
-
-
 class Quantize(Calibrated):
     """Store a model's matrices in fewer bits.
 
@@ -108,9 +96,9 @@ class Quantize(Calibrated):
     input: str
     kind: LinearKind
     embedding: LinearKind = Int8()
-    layers: dict[str, LinearKind] = Field(default_factory=dict[str, LinearKind], exclude_if=_empty)
-    rounding: Literal["nearest", "gptq"] = Field(default="nearest", exclude_if=_is_nearest)
-    clip: Rate | None = Field(default=None, exclude_if=_none)
+    layers: dict[str, LinearKind] = added({})
+    rounding: Literal["nearest", "gptq"] = added("nearest")
+    clip: Rate | None = added(None)
 
     makes_model: ClassVar[bool] = True
     compresses: ClassVar[bool] = True

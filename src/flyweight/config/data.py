@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from flyweight.config.base import PositiveInt, Strict, choice
+from flyweight.config.base import PositiveInt, Strict, added, choice
 from flyweight.config.stream import Stream
 from flyweight.config.units import Count, Size
 
@@ -52,14 +52,6 @@ class BpeTokenizer(Strict):
     sample: Annotated[Size, Field(gt=0)] = 100_000_000
 
 
-def _none(value: object) -> bool:
-    return value is None
-
-
-def _false(value: object) -> bool:
-    return value is False
-
-
 class FileTokenizer(Strict):
     """An existing `tokenizer.json`, or a folder that has one: here, or in the data folder.
 
@@ -70,7 +62,7 @@ class FileTokenizer(Strict):
 
     kind: Literal["file"] = "file"
     path: str
-    cut: bool = Field(default=False, exclude_if=_false)
+    cut: bool = added(False)
 
 
 class ModelTokenizer(Strict):
@@ -80,7 +72,7 @@ class ModelTokenizer(Strict):
     """
 
     kind: Literal["model"] = "model"
-    sha256: str | None = Field(default=None, exclude_if=_none)
+    sha256: str | None = added(None)
 
 
 TRAINED = (ByteTokenizer, CharTokenizer, WordTokenizer, BpeTokenizer)

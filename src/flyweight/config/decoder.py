@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, model_validator
 
 from flyweight.config.adapters import Adapter, shared_length
-from flyweight.config.base import Depth, PositiveInt, Probability, Rate, Strict
+from flyweight.config.base import Depth, PositiveInt, Probability, Rate, Strict, added
 from flyweight.config.blocks import (
     Blocks,
     layer_attention,
@@ -64,7 +64,7 @@ class Dropout(Strict):
     attention: Probability = 0.0
     residual: Probability = 0.0
     mlp: Probability = 0.0
-    depth: Probability = Field(default=0.0, exclude_if=lambda value: value == 0)
+    depth: Probability = added(0.0)
 
 
 def _three_dropouts(value: object) -> object:
@@ -106,7 +106,7 @@ class ModelConfig(Strict):
     mlp: Mlp = SwiGLU()
     norm: Norm = RMSNorm()
     residual: Residual = Add()
-    skips: Skips = Field(default=(), exclude_if=lambda value: not value)
+    skips: Skips = added(())
     sharing: Sharing = NoSharing()
     thinking: Thinking = NoThinking()
     embedding: Embedding = Embedding()
@@ -114,9 +114,9 @@ class ModelConfig(Strict):
     dropout: Annotated[Dropout, BeforeValidator(_three_dropouts)] = Dropout()
     init: Init = Init()
     linears: dict[str, LinearKind] = Field(default_factory=dict)
-    mixture: Mixture | None = Field(default=None, exclude_if=lambda value: value is None)
-    blocks: Blocks = Field(default_factory=dict, exclude_if=lambda value: not value)
-    adapters: tuple[Adapter, ...] = Field(default=(), exclude_if=lambda value: not value)
+    mixture: Mixture | None = added(None)
+    blocks: Blocks = added({})
+    adapters: tuple[Adapter, ...] = added(())
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:

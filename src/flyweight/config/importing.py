@@ -5,18 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, create_model
+from pydantic import create_model
 
+from flyweight.config.base import added
 from flyweight.config.linear_kinds import Int8, LinearKind
 from flyweight.config.stage import Origin, StageConfig
 
-
-def _none(value: object) -> bool:
-    return value is None
-
-
 # `as` is a word of Python, which cannot be the name of a field in the body of a class.
-_AS: dict[str, Any] = {"as": (LinearKind | None, Field(None, exclude_if=_none))}
+_AS: dict[str, Any] = {"as": (LinearKind | None, added(None))}
 
 
 class Import(create_model("_Packed", __base__=StageConfig, **_AS)):

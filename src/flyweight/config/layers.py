@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field
 
-from flyweight.config.base import Between, PositiveInt, Rate, Strict, choice
+from flyweight.config.base import Between, PositiveInt, Rate, Strict, added, choice
 
 # --- positions ---
 
@@ -234,9 +234,7 @@ class Attention(Strict):
     qk_norm: bool = False
     qk_norm_eps: Rate = 1e-6
     gain: bool = False
-    window: PositiveInt | None = Field(default=None, exclude_if=lambda value: value is None)
-    sinks: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        default=0, exclude_if=lambda value: value == 0
-    )
-    value_residual: bool = Field(default=False, exclude_if=lambda value: not value)
-    gate: bool = Field(default=False, exclude_if=lambda value: not value)
+    window: PositiveInt | None = added(None)
+    sinks: Annotated[int, Field(ge=0, lt=2**31)] = added(0)
+    value_residual: bool = added(False)
+    gate: bool = added(False)

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, NonNegativeInt, Tag, field_validator
 
-from flyweight.config.base import PositiveInt, Strict
+from flyweight.config.base import PositiveInt, Strict, added
 from flyweight.config.compression import Calibrated
 from flyweight.config.sparse_kinds import Pattern
 from flyweight.config.stage import INHERITED, Origin, StageConfig
@@ -21,10 +21,6 @@ CALIBRATED = ("wanda", "sparsegpt")
 
 HALF = 0.5
 """The sparsity of the pattern 2:4."""
-
-
-def _none(value: object) -> bool:
-    return value is None
 
 
 class Within(Strict):
@@ -103,11 +99,11 @@ class Prune(Calibrated):
     sparsity: AnySparsity | None = None
     pattern: Pattern | None = None
     targets: Patterns = ("blocks",)
-    heads: PositiveInt | None = Field(default=None, exclude_if=_none)
-    hidden: PositiveInt | None = Field(default=None, exclude_if=_none)
-    layers: PositiveInt | tuple[NonNegativeInt, ...] | None = Field(default=None, exclude_if=_none)
-    score: Literal["magnitude", "taylor", "random"] | None = Field(default=None, exclude_if=_none)
-    vocabulary: Literal["used"] | None = Field(default=None, exclude_if=_none)
+    heads: PositiveInt | None = added(None)
+    hidden: PositiveInt | None = added(None)
+    layers: PositiveInt | tuple[NonNegativeInt, ...] | None = added(None)
+    score: Literal["magnitude", "taylor", "random"] | None = added(None)
+    vocabulary: Literal["used"] | None = added(None)
 
     makes_model: ClassVar[bool] = True
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, StringConstraints
 
-from flyweight.config.base import Strict
+from flyweight.config.base import Strict, added
 from flyweight.config.messages import nearest
 from flyweight.config.metrics import TASK_METRICS, metric_kind
 from flyweight.config.stage import StageConfig
@@ -19,10 +19,6 @@ def _of_tasks(names: tuple[str, ...]) -> tuple[str, ...]:
         if name not in TASK_METRICS:
             raise ValueError(f"no metric of a task is called {name!r}{nearest(name, TASK_METRICS)}")
     return tuple(name for name in TASK_METRICS if name in names)
-
-
-def _empty(value: object) -> bool:
-    return not value
 
 
 class ScoredTask(Strict):
@@ -58,9 +54,7 @@ class Score(StageConfig):
     window: PositiveInt | None = None
     batch: PositiveInt = 16
     bad_rows: NonNegativeInt = 0
-    metrics: Annotated[tuple[str, ...], AfterValidator(_of_tasks)] = Field(
-        default=(), exclude_if=_empty
-    )
+    metrics: Annotated[tuple[str, ...], AfterValidator(_of_tasks)] = added(())
 
     measures: ClassVar[str | None] = "input"
     of_machine: ClassVar[bool] = True

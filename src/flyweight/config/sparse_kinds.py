@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import NonNegativeInt
 
+from flyweight.config.base import added
 from flyweight.config.linear_kinds import LinearKind, Product, StoredTensor, register_kind
 
 Pattern = Literal["2:4"]
 """A rule for which weights are zero: two of every four in a row of the matrix."""
-
-
-def _none(value: object) -> bool:
-    return value is None
 
 
 def mask_bytes(in_: int) -> int:
@@ -35,7 +32,7 @@ class Masked(LinearKind):
     lossless: ClassVar[bool] = True
 
     kind: Literal["masked"] = "masked"
-    pattern: Pattern | None = Field(default=None, exclude_if=_none)
+    pattern: Pattern | None = added(None)
 
     def tensors(self, out: int, in_: int) -> tuple[StoredTensor, ...]:
         """Return the matrix, zeros among it, and the mask."""

@@ -15,6 +15,7 @@ from flyweight.config.base import (
     Probability,
     Rate,
     Strict,
+    added,
     choice,
 )
 from flyweight.config.units import Count, Seconds, Steps, Tokens
@@ -68,10 +69,6 @@ class SameAs(Strict):
     of: Literal["tokens", "flops", "seconds", "total_flops", "total_seconds"]
 
 
-def _none(value: object) -> bool:
-    return value is None
-
-
 NO_BLOCKS = (
     "train.memory.recompute: blocks are those of a decoder, and this model is a baseline; leave it "
     "out, or save memory with train.accumulate"
@@ -91,30 +88,6 @@ FROZEN_IN_BFLOAT16 = (
 )
 
 
-def _bucket(value: object) -> bool:
-    return value == "bucket"
-
-
-def _false(value: object) -> bool:
-    return value is False
-
-
-def _nothing(value: object) -> bool:
-    return value == "none"
-
-
-def _float32(value: object) -> bool:
-    return value == "fp32"
-
-
-def _zero(value: object) -> bool:
-    return value == 0
-
-
-def _after(value: object) -> bool:
-    return value == "after"
-
-
 class MemorySaving(Strict):
     """What a training gives up to need less memory: by default nothing.
 
@@ -127,10 +100,10 @@ class MemorySaving(Strict):
     gradient: the same update, of which no clipping and no accumulation is possible.
     """
 
-    recompute: Literal["none", "blocks"] = Field(default="none", exclude_if=_nothing)
-    states: Literal["fp32", "bf16", "int8"] = Field(default="fp32", exclude_if=_float32)
-    weights: Literal["fp32", "bf16"] = Field(default="fp32", exclude_if=_float32)
-    step: Literal["after", "backward"] = Field(default="after", exclude_if=_after)
+    recompute: Literal["none", "blocks"] = added("none")
+    states: Literal["fp32", "bf16", "int8"] = added("fp32")
+    weights: Literal["fp32", "bf16"] = added("fp32")
+    step: Literal["after", "backward"] = added("after")
 
 
 class Average(Strict):
@@ -140,18 +113,6 @@ class Average(Strict):
     """
 
     decay: Annotated[float, Field(gt=0, lt=1)]
-
-
-def _halves(value: object) -> bool:
-    return value == "halve"
-
-
-def _without(value: object) -> bool:
-    return value == ()
-
-
-def _saves_nothing(value: object) -> bool:
-    return value == MemorySaving()
 
 
 class Train(Strict):
@@ -171,7 +132,7 @@ class Train(Strict):
 
     steps: Steps | None = None
     tokens: Tokens | None = None
-    epochs: Annotated[float, Field(gt=0, le=1e6)] | None = Field(default=None, exclude_if=_none)
+    epochs: Annotated[float, Field(gt=0, le=1e6)] | None = added(None)
     flops: Annotated[Count, Field(gt=0)] | None = None
     time: Annotated[Seconds, Field(gt=0)] | None = None
     same_as: SameAs | None = None
@@ -180,17 +141,17 @@ class Train(Strict):
     optimizer: Optimizer = AdamW()
     schedule: Schedule = Schedule()
     clip: Annotated[float, Field(ge=0)] = 1.0
-    loss: Literal["completion", "all"] | None = Field(default=None, exclude_if=_none)
+    loss: Literal["completion", "all"] | None = added(None)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     validations: Annotated[int, Field(ge=0, lt=2**31)] = 8
     validation_tokens: Tokens = 65_536
     keep: Literal["best", "last"] = "best"
     checkpoint: Annotated[Seconds, Field(gt=0)] = 15.0
-    average: Average | None = Field(default=None, exclude_if=_none)
-    snapshots: tuple[Between, ...] = Field(default=(), exclude_if=_without)
-    input_noise: Probability = Field(default=0.0, exclude_if=_zero)
-    memory: MemorySaving = Field(default=MemorySaving(), exclude_if=_saves_nothing)
-    on_oom: Literal["halve", "stop"] = Field(default="halve", exclude_if=_halves)
+    average: Average | None = added(None)
+    snapshots: tuple[Between, ...] = added(())
+    input_noise: Probability = added(0.0)
+    memory: MemorySaving = added(MemorySaving())
+    on_oom: Literal["halve", "stop"] = added("halve")
 
     @property
     def products(self) -> Literal["auto", "fp32", "bf16", "fp16"]:
@@ -321,9 +282,9 @@ class Distillation(Strict):
     temperature: Rate = 1.0
     weight: Fraction = 0.5
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    hidden: HiddenMatching | None = Field(default=None, exclude_if=_none)
-    rest: Literal["bucket", "renormalise"] = Field(default="bucket", exclude_if=_bucket)
-    shuffled: bool = Field(default=False, exclude_if=_false)
+    hidden: HiddenMatching | None = added(None)
+    rest: Literal["bucket", "renormalise"] = added("bucket")
+    shuffled: bool = added(False)
 
     @model_validator(mode="after")
     def _known_divergence(self) -> Distillation:
