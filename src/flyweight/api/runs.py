@@ -44,6 +44,7 @@ from flyweight.planning.grid import GridPlan
 from flyweight.planning.model_plan import ModelPlan
 from flyweight.planning.recipe_plan import Plan, refuse
 from flyweight.planning.time import Machine
+from flyweight.planning.vocabulary import vocabulary_key
 from flyweight.records import run_summary
 from flyweight.records.tuning import Tuning
 from flyweight.reports import gather, tuning
@@ -295,7 +296,7 @@ def _packed_tokens(store: Store) -> dict[str, int]:
         corpus = Artifact.glance(path)
         data = schema.Data.model_validate(corpus.identity["config"], context={"resolved": True})
         with suppress(FlyweightError):  # a damaged corpus is named when it is used
-            tokens[plans.vocabulary_key(data)] = _train_tokens(corpus)
+            tokens[vocabulary_key(data)] = _train_tokens(corpus)
     return tokens
 
 
@@ -309,7 +310,7 @@ def vocabularies(store: Store) -> dict[str, int]:
     for path in store.root.glob("corpus-????????"):
         corpus = Artifact.glance(path)
         data = schema.Data.model_validate(corpus.identity["config"], context={"resolved": True})
-        sizes[plans.vocabulary_key(data)] = corpus.facts["vocab_size"]
+        sizes[vocabulary_key(data)] = corpus.facts["vocab_size"]
     return sizes
 
 
@@ -383,7 +384,7 @@ def run_checked(
     with registry_entry(asked.name, work, context) as unfinished:
         runner = recipes.Runner(replace(context, note=unfinished.note))
         if planned.unread:  # read the texts first: limits are checked with their real vocabularies
-            packed = {plans.vocabulary_key(data): runner.corpus(data) for data in planned.unread}
+            packed = {vocabulary_key(data): runner.corpus(data) for data in planned.unread}
             real = {key: corpus.facts["vocab_size"] for key, corpus in packed.items()}
             tokens = {key: _train_tokens(corpus) for key, corpus in packed.items()}
             planned = plans.plan(checked, machine, real, context.data_dir, tokens, known)

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from flyweight.config import schema
 from flyweight.planning import memory, mixing, time
 from flyweight.planning.budget import LEAST_TRAINING, rounded_down
-from flyweight.planning.planner import vocabulary
 from flyweight.planning.text_size import TextSize, bytes_per_token
 from flyweight.planning.time import Machine, MachineSpeed
+from flyweight.planning.vocabulary import vocabulary
 from flyweight.spec import flops as cost
 from flyweight.store.budget import LIBRARIES
 from flyweight.training.mix import mixing_seconds

@@ -16,9 +16,9 @@ from flyweight.config.model_rules import packed_kinds
 from flyweight.config.tuning_study import is_tuning_study
 from flyweight.data.sources import with_tokenizer
 from flyweight.errors import RequestError
-from flyweight.planning import planner as plans
 from flyweight.planning.grid import GridPlan, grid
 from flyweight.planning.time import Machine
+from flyweight.planning.vocabulary import requested, vocabulary_key
 from flyweight.records.study_summary import LEAST_SEEDS
 from flyweight.spec.adapters import adapter_faults
 from flyweight.spec.linears import linear_names, pattern_faults
@@ -435,7 +435,7 @@ def plan(
     sizes: dict[str, int] = {}
     for name, data in texts(runnable).items():
         data = with_tokenizer(data, data_dir)
-        if vocab := vocabularies.get(plans.vocabulary_key(data)) or plans.requested(data):
+        if vocab := vocabularies.get(vocabulary_key(data)) or requested(data):
             sizes[name] = vocab
     if faults := misfits(runnable, sizes):
         raise RequestError("\n".join([f"{study.name}:", *(f"  {fault}" for fault in faults)]))

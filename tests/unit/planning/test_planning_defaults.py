@@ -9,6 +9,7 @@ from flyweight.errors import RequestError
 from flyweight.planning import defaults, planner
 from flyweight.planning.budget import rounded_down
 from flyweight.planning.rate import Rates
+from flyweight.planning.vocabulary import vocabulary
 
 MODEL = {"model": {"stage": "pretrain"}}
 FAST = machine(Rates(training={64: 4e10, 256: 9e10}, packing=1.2e6))
@@ -29,7 +30,7 @@ def chosen(path, on=FAST, **fields):
 def trained(choice) -> tuple[schema.ModelConfig, schema.Train, schema.Data]:
     stage = choice.recipe.stages["model"]
     return (
-        stage.model.resolved(planner.vocabulary(stage.data, stage.model), stage.data.context),
+        stage.model.resolved(vocabulary(stage.data, stage.model), stage.data.context),
         stage.train,
         stage.data,
     )

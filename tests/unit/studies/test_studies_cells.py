@@ -6,7 +6,7 @@ from toy_study import toy_study
 
 from flyweight.config import catalogue, study as config, tuning_study
 from flyweight.errors import RequestError
-from flyweight.planning.planner import vocabulary_key
+from flyweight.planning.vocabulary import vocabulary_key
 from flyweight.studies import cells as studies
 
 OTHERS = ("tradeoffs/", "compact-ladder/")
