@@ -72,7 +72,7 @@ def prepared(case: Sampled, folder: Path) -> str | None:
     """Make what a training begins with or learns from, and return its folder."""
     from flyweight.api import Session
     from flyweight.config import load
-    from flyweight.pipeline import recipe as recipes
+    from flyweight.pipeline.runner import Runner
 
     if not (case.method or case.teacher):
         return None
@@ -87,7 +87,7 @@ def prepared(case: Sampled, folder: Path) -> str | None:
     if kind != "dense":
         stages["packed"] = {"stage": "quantize", "input": "base", "kind": kind}
     checked = load.recipe({**whole, "stages": stages})
-    runner = recipes.Runner(Session(runs=folder / "runs", threads=1).context(seed=0))
+    runner = Runner(Session(runs=folder / "runs", threads=1).context(seed=0))
     artifact = runner.make("base", checked.stages["base"], {}).artifact
     if "packed" in stages:
         artifact = runner.make("packed", checked.stages["packed"], {"input": artifact}).artifact
@@ -104,7 +104,7 @@ def measured(job: Mapping[str, Any]) -> dict[str, Any]:
     from flyweight.config import load, schema
     from flyweight.core.allocator import give_back_at_once
     from flyweight.core.machine import high_water_bytes, reset_high_water, resident_bytes
-    from flyweight.pipeline import recipe as recipes
+    from flyweight.pipeline.runner import Runner
     from flyweight.planning import planner as plans
     from flyweight.planning.time import Machine
     from flyweight.store.artifact import Artifact
@@ -126,7 +126,7 @@ def measured(job: Mapping[str, Any]) -> dict[str, Any]:
         sizes = vocabularies(context.store)
         return plans.plan(checked, machine, sizes, known=known, dry_run=dry_run)
 
-    runner = recipes.Runner(context)
+    runner = Runner(context)
     runner.corpus(checked.stages["model"].data, artifacts.get("input") or artifacts.get("teacher"))
     plan(dry_run=False)  # the machine's speed is measured once
     began = time.process_time()

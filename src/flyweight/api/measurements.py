@@ -20,7 +20,7 @@ from flyweight.config import catalogue, load as config_load, schema
 from flyweight.errors import RequestError
 from flyweight.evaluation.compare import BITS, compare_models
 from flyweight.evaluation.run_checks import ComparedRun, audit_run
-from flyweight.pipeline import recipe as recipes
+from flyweight.pipeline.runner import Runner
 from flyweight.records.audit import AuditResult
 from flyweight.records.lm_eval import LmEvalScores
 from flyweight.records.metric import Metric
@@ -76,7 +76,7 @@ def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measur
                 f"{model}: this is a config; its random weights have nothing to evaluate"
             )
         fresh = schema.Initialise(stage="init", model=model_references.config(model))
-        artifact = recipes.Runner(context).make(str(model), fresh, {}).artifact
+        artifact = Runner(context).make(str(model), fresh, {}).artifact
     else:
         configs = () if kind in OF_TRAINED else catalogue.names()
         artifact = model_references.find(model, context.store, watch=context.watch, also=configs)
@@ -90,7 +90,7 @@ def _measure(kind: str, model: Model, session: Session, **fields: Any) -> Measur
     config = config_load.check_stage(
         {"stage": kind, "input": artifact.id, **{k: v for k, v in fields.items() if v is not None}}
     )
-    measured = recipes.Runner(context).make(_name(model), config, {"input": artifact}).artifact
+    measured = Runner(context).make(_name(model), config, {"input": artifact}).artifact
     return Measurement(measured, measured.metrics())
 
 
@@ -381,7 +381,7 @@ def floors(
     if separator is not None:
         fields["separator"] = separator
     stage = {"stage": "floors", "data": fields, "split": split}
-    measured = recipes.Runner(context).make(str(data), config_load.check_stage(stage), {}).artifact
+    measured = Runner(context).make(str(data), config_load.check_stage(stage), {}).artifact
     return _with_notes(Measurement(measured, measured.metrics()))
 
 

@@ -39,6 +39,7 @@ from flyweight.core.machine import describe
 from flyweight.data.corpus import Meta
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.pipeline import recipe as recipes, stream_checks
+from flyweight.pipeline.runner import Runner
 from flyweight.planning import dry_run, planner as plans
 from flyweight.planning.grid import GridPlan
 from flyweight.planning.model_plan import ModelPlan
@@ -382,7 +383,7 @@ def run_checked(
     planned = plans.plan(checked, machine, {}, context.data_dir, known=known)
     work = request or request_of(asked)
     with registry_entry(asked.name, work, context) as unfinished:
-        runner = recipes.Runner(replace(context, note=unfinished.note))
+        runner = Runner(replace(context, note=unfinished.note))
         if planned.unread:  # read the texts first: limits are checked with their real vocabularies
             packed = {vocabulary_key(data): runner.corpus(data) for data in planned.unread}
             real = {key: corpus.facts["vocab_size"] for key, corpus in packed.items()}

@@ -28,7 +28,7 @@ from flyweight.data.corpus import Meta
 from flyweight.data.document import SplitName
 from flyweight.errors import RequestError
 from flyweight.pipeline.compress import Search, check_bytes, original_tokens
-from flyweight.pipeline.recipe import Runner
+from flyweight.pipeline.runner import Runner
 from flyweight.planning.tuning import default_training
 from flyweight.records.compression import Compression, Tried
 from flyweight.records.run_summary import ModelSummary

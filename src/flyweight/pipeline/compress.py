@@ -20,7 +20,7 @@ from flyweight.config.limits import Limit
 from flyweight.config.units import format_size, size_word
 from flyweight.errors import RequestError
 from flyweight.model.decoder import Decoder
-from flyweight.pipeline.recipe import Runner, StageResult
+from flyweight.pipeline.runner import Runner, StageResult
 from flyweight.records.bench import Speed
 from flyweight.records.compression import Tried
 from flyweight.records.likelihood import Likelihood

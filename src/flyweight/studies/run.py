@@ -11,7 +11,7 @@ from flyweight.config import load as config_load, schema, study as config
 from flyweight.config.metrics import scored
 from flyweight.core import machine
 from flyweight.errors import DivergedError, FlyweightError, RequestError
-from flyweight.pipeline.recipe import Runner
+from flyweight.pipeline.runner import Runner
 from flyweight.planning import dry_run
 from flyweight.planning.grid import GridPlan
 from flyweight.planning.recipe_plan import StagePlan

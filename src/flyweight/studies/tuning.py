@@ -20,7 +20,8 @@ from flyweight.data.document import SplitName
 from flyweight.data.tasks.files import reported_split
 from flyweight.errors import DivergedError, RequestError
 from flyweight.evaluation.compare import holm
-from flyweight.pipeline.recipe import Resolver, Runner
+from flyweight.pipeline.recipe import Resolver
+from flyweight.pipeline.runner import Runner
 from flyweight.planning import dry_run
 from flyweight.planning.grid import GridPlan
 from flyweight.planning.recipe_plan import StagePlan

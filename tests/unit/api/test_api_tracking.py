@@ -11,7 +11,7 @@ from flyweight.api import Session, load
 from flyweight.api.runs import request_of
 from flyweight.api.trackers import TRACKERS
 from flyweight.errors import RequestError
-from flyweight.pipeline.recipe import Runner
+from flyweight.pipeline.runner import Runner
 from flyweight.store import references
 
 

@@ -20,7 +20,7 @@ from flyweight.data.tokenizer import Tokenizer
 from flyweight.decode import chat_template
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.formats import hf
-from flyweight.pipeline import recipe
+from flyweight.pipeline import texts
 from flyweight.store.artifact import Artifact, Store
 
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -418,9 +418,9 @@ def test_a_folder_whose_other_files_change_it_is_refused(
     with pytest.raises(
         RequestError, match=f"data.tokenizer.path: .*{words}.*name .*tokenizer.json itself"
     ):
-        recipe._tokenizer_file(schema.Data.model_validate(data), None)
+        texts.tokenizer_file(schema.Data.model_validate(data), None)
     data["tokenizer"]["path"] += "/tokenizer.json"
-    assert recipe._tokenizer_file(schema.Data.model_validate(data), None)
+    assert texts.tokenizer_file(schema.Data.model_validate(data), None)
 
 
 # --- the comparison ---
