@@ -1,6 +1,6 @@
 """The recipe `lightgpt2` at its full shapes: every stage for a few steps, on random weights in the published layout.
 
-    python benchmarks/bench_lightgpt2_full.py [--protocol published] [--steps 2] [--batch 16] [--data-dir ../shared/data]
+    python benchmarks/bench_lightgpt2_full.py [--protocol published] [--steps 2] [--batch 16] [--without STAGE ...]
 
 GPT-2 and GPT-2 Medium are written as folders of Hugging Face with GPT-2's tokenizer, and take the
 place of the hub's. The text is the beginning of WikiText-2. Losses mean nothing here: planned and used memory,
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--without", nargs="*", default=[], help="stages to leave out")
     parser.add_argument("--keep", type=Path, help="keep the runs root here")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -88,6 +89,7 @@ def _command(options: argparse.Namespace, here: Path, runs: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "flyweight", "run", "lightgpt2", *words),
         *("--runs", str(runs), "--data-dir", str(here / "data"), "--json"),
+        *(word for stage in options.without for word in ("--without", stage)),
     ]
 
 
