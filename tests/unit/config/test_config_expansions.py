@@ -357,6 +357,9 @@ def test_a_seed_is_listed_once_and_its_stage_has_its_number():
     raw = {"name": "seeds", "stages": {"base": {**base, "train": {"steps": 4}, "seed": [0, 3, 0]}}}
     with pytest.raises(RequestError, match=r"stages\.base\.seed: 0 is listed twice"):
         load.recipe(raw)
+    raw["stages"]["base"]["seed"] = [0, None]
+    with pytest.raises(RequestError, match=r"stages\.base\.seed: null is no value of a list"):
+        load.recipe(raw)
     raw["stages"]["base"]["seed"] = [0, 3]
     raw["report"] = {"compare": ["base"]}
     with pytest.raises(RequestError, match="no stage 'base', but base-0, base-3; name one of them"):
