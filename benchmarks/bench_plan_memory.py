@@ -99,7 +99,7 @@ def measured(job: Mapping[str, Any]) -> dict[str, Any]:
     import logging
 
     from flyweight.api import Session
-    from flyweight.api.runs import vocabularies
+    from flyweight.api.targets import vocabularies
     from flyweight.checkpoints.load_any import own_config
     from flyweight.config import load, schema
     from flyweight.core.allocator import give_back_at_once

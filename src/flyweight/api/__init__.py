@@ -44,17 +44,13 @@ from flyweight.api.plans import (
     measure_memory as measure_memory,
     plan as plan,
 )
+from flyweight.api.recipes import load as load, shipped as shipped, with_words as with_words
 from flyweight.api.results import (
     Run as Run,
     StudyRun as StudyRun,
     TuningStudyRun as TuningStudyRun,
 )
-from flyweight.api.runs import (
-    load as load,
-    run as run,
-    shipped as shipped,
-    with_words as with_words,
-)
+from flyweight.api.runs import run as run
 from flyweight.api.session import DEFAULT as DEFAULT, Session as Session
 from flyweight.api.study_runs import study as study
 from flyweight.api.text import chat as chat, generate as generate

@@ -14,7 +14,8 @@ from types import MappingProxyType
 
 from flyweight.api import model_references
 from flyweight.api.forgetting import forget
-from flyweight.api.runs import Run, plain_name, run_checked, shipped
+from flyweight.api.recipes import shipped
+from flyweight.api.runs import Run, plain_name, run_checked
 from flyweight.api.session import DEFAULT, Session, shows_progress
 from flyweight.config import load as config_load
 from flyweight.config.words import field_words

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flyweight.api import runs
+from flyweight.api import targets
 from flyweight.api.measurements import Model
 from flyweight.api.own_text import choose, is_text, refuse_empty
+from flyweight.api.recipes import NO_STAGES
 from flyweight.api.session import DEFAULT, Session, shows_what_takes_long
 from flyweight.config import schema, study as study_config
 from flyweight.config.units import format_size
@@ -76,15 +77,15 @@ def _planned(
     """Return the plan of a target with its words and limits."""
     if isinstance(target, str | Path):
         planned = _target_of(str(target), overrides, limits, without, session)
-        return runs.plan(planned, session)
+        return targets.plan(planned, session)
     if isinstance(target, Mapping):
-        return runs.plan(runs.planned_fields(target, overrides, limits, without), session)
+        return targets.plan(targets.planned_fields(target, overrides, limits, without), session)
     if overrides or limits or without:
         what = "an artifact" if isinstance(target, Artifact) else "checked already"
         raise RequestError(
             f"plan: this is {what}; limits, path=value words and without are for names and files"
         )
-    return runs.plan(target, session)
+    return targets.plan(target, session)
 
 
 def _target_of(
@@ -97,9 +98,9 @@ def _target_of(
     """Return what to plan for a name or file; for a text, the recipe that `train` would run."""
     if is_text(target, session):
         if without:
-            raise RequestError(runs.NO_STAGES.format(target))
+            raise RequestError(NO_STAGES.format(target))
         return choose(target, *overrides, limits=limits, session=session).recipe
-    return runs.planned(target, overrides, limits, without)
+    return targets.planned(target, overrides, limits, without)
 
 
 @shows_what_takes_long

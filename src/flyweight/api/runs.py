@@ -1,48 +1,36 @@
-"""Read, plan and run recipes and studies.
+"""Run recipes.
 
 Part of `flyweight.api`.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 from flyweight.api import model_references, tracking
 from flyweight.api.forgetting import forget
-from flyweight.api.measurements import Model
+from flyweight.api.recipes import load, shipped
 from flyweight.api.results import Run as Run
 from flyweight.api.session import (
     DEFAULT,
     Session,
     shows_progress,
-    shows_what_takes_long,
     uses_runs_root,
 )
+from flyweight.api.targets import AnyStudy, known_config, train_tokens
 from flyweight.config import (
-    catalogue,
-    load as config_load,
     schema,
-    study as study_config,
-    tuning_study as tuning_study_config,
 )
-from flyweight.config.tuning_study import TuningStudy, is_tuning_study
 from flyweight.core import accelerator, allocator
 from flyweight.core.files import digest
 from flyweight.core.machine import describe
-from flyweight.data.corpus import Meta
-from flyweight.errors import FlyweightError, RequestError
+from flyweight.errors import RequestError
 from flyweight.pipeline import recipe as recipes, stream_checks
 from flyweight.pipeline.runner import Runner
 from flyweight.planning import dry_run, planner as plans
-from flyweight.planning.grid import GridPlan
-from flyweight.planning.model_plan import ModelPlan
 from flyweight.planning.recipe_plan import Plan, refuse
 from flyweight.planning.time import Machine
 from flyweight.planning.vocabulary import vocabulary_key
@@ -51,268 +39,11 @@ from flyweight.records.tuning import Tuning
 from flyweight.reports import gather, tuning
 from flyweight.reports.cards import card
 from flyweight.reports.pages import run as page
-from flyweight.store.artifact import Artifact, Store
+from flyweight.store.artifact import Artifact
 from flyweight.store.budget import BudgetSpent
 from flyweight.store.run_registry import RunRegistry
 from flyweight.store.stage import Context
-from flyweight.studies import cells as studies, tuning_plan
-
-AnyStudy = study_config.Study | TuningStudy
-"""A checked study: of models trained from nothing, or of fine-tuning."""
-
-
-def shipped() -> list[str]:
-    """Return the names of the recipes that come with the package."""
-    folder = resources.files("flyweight") / "assets" / "recipes"
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in folder.iterdir()
-        if entry.name.endswith(".yaml")
-    )
-
-
-def load(
-    recipe: str | Path | Mapping[str, object], *overrides: str, without: Sequence[str] = ()
-) -> schema.Recipe:
-    """Return a checked recipe, with `path=value` words applied and the stages `without` left out.
-
-    `recipe` is a shipped name, a YAML file, or a mapping with a recipe's fields. Raises
-    RequestError with every fault of the recipe, and for a study.
-    """
-    if isinstance(recipe, Mapping):
-        name, raw = str(recipe.get("name", "the recipe")), copy.deepcopy(dict(recipe))
-    else:
-        name, raw = str(recipe), _read(recipe)
-    if "models" in raw and "stages" not in raw:
-        raise RequestError(f"{name} is a study, not a recipe: flyweight study {name}")
-    return config_load.recipe(config_load.override(raw, overrides), name, without)
-
-
-def with_words(
-    recipe: str | Path, words: Sequence[str], without: Sequence[str] = ()
-) -> Mapping[str, object]:
-    """Return the fields of a shipped recipe or of a file with `path=value` words applied.
-
-    The stages `without` are left out. For a model of the catalogue, the recipe is the one that
-    trains it. Raises RequestError where there is no such recipe, or a word names nothing in it.
-    """
-    raw = config_load.override(_read(_recipe_that_trains(str(recipe)) or recipe), words)
-    return config_load.without_stages(raw, without) if without else raw
-
-
-def _read(recipe: str | Path) -> dict[str, Any]:
-    """Return the raw recipe or study of a name or file; raise RequestError where it is missing."""
-    if not isinstance(recipe, str | Path):
-        raise RequestError(f"a recipe is a name, a YAML file or a mapping, not {recipe!r}")
-    name = str(recipe)
-    if name in shipped():
-        source = (resources.files("flyweight") / "assets" / "recipes" / f"{name}.yaml").read_text(
-            encoding="utf-8"
-        )
-        return config_load.parse_yaml(source, name)
-    if Path(recipe).exists() or Path(recipe).suffix in (".yaml", ".yml"):
-        return config_load.read_yaml(Path(recipe))
-    if name in studies.shipped():
-        raise RequestError(f"{name} is a study, not a recipe: flyweight study {name}")
-    near = config_load.nearest(name, shipped())
-    raise RequestError(f"no recipe is called {name!r}{near}; or name a YAML file")
-
-
-@shows_what_takes_long
-def plan(
-    target: schema.Recipe | AnyStudy | schema.Architecture | Model,
-    session: Session = DEFAULT,
-) -> Plan | GridPlan | ModelPlan:
-    """Return what a recipe, study, config or model needs; nothing is allocated."""
-    if session.device is not None or session.threads is not None:
-        session.runtime()  # a device that this machine lacks is refused for a single model too
-    if isinstance(target, study_config.Study):
-        return studies.plan(
-            target, machine_of(session), vocabularies(session.store), session.data_folder
-        )
-    if isinstance(target, TuningStudy):
-        return tuning_study_plan(target, session)
-    if isinstance(target, schema.Recipe):
-        machine = machine_of(session, target.seed)
-        store = session.store
-        return plans.plan(
-            target,
-            machine,
-            vocabularies(store),
-            session.data_folder,
-            _packed_tokens(store),
-            _shapes_outside(target, store),
-            dry_run=True,
-            watch=session.watch,
-        )
-    if isinstance(target, schema.ARCHITECTURES):
-        return ModelPlan.of(target)
-    if not isinstance(target, Artifact) and model_references.is_config(target):
-        return ModelPlan.of(model_references.config(target))
-    names = [*shipped(), *studies.shipped(), *catalogue.names()]
-    return ModelPlan.of(_config_of(model_references.find(target, session.store, also=names)))
-
-
-def tuning_study_plan(study: TuningStudy, session: Session) -> GridPlan:
-    """Return the plan of a study of fine-tuning; its MODELs are found, and imported where needed.
-
-    Raises RequestError for a MODEL that is not there, or that cannot be trained.
-    """
-    known = {
-        name: _config_of(model_references.find(base.model, session.store, f"bases.{name}.model"))
-        for name, base in study.bases.items()
-        if base.model is not None
-    }
-    store = session.store
-    return tuning_plan.plan(
-        study, machine_of(session), vocabularies(store), session.data_folder, known
-    )
-
-
-def machine_of(session: Session, seed: int = 0) -> Machine:
-    """Return this machine as estimates see it."""
-    return Machine.of(session.store, session.runtime(seed), session.watch)
-
-
-def planned(
-    target: str,
-    overrides: Sequence[str] = (),
-    limits: Mapping[str, str] = MappingProxyType({}),
-    without: Sequence[str] = (),
-) -> Any:
-    """Return what `plan` takes for a word of the command line.
-
-    That is a recipe or a study with its overrides, or the word itself. `limits` are those of a
-    recipe's budget by name. A study has budgets of its own, and takes the limit of time alone.
-    """
-    if target in shipped() or (model_references.is_config(target) and _is_recipe(target)):
-        words = [f"budget.{name}={value}" for name, value in limits.items()]
-        return load(target, *overrides, *words, without=without)
-    if without and not _recipe_that_trains(target):
-        raise RequestError(NO_STAGES.format(target))
-    if studies.is_study(target):
-        return _planned_study(target, target, overrides, limits)
-    if not (overrides or limits or without):
-        return target
-    if recipe := _recipe_that_trains(target):
-        return planned(recipe, overrides, limits, without)
-    raise RequestError(
-        f"{target}: limits and path=value words are for recipes; this is a single model"
-    )
-
-
-def _recipe_that_trains(model: str) -> str | None:
-    """Return the shipped recipe that trains a model of the catalogue; None without such a one."""
-    return next((name for name in shipped() if model in _trained_models(_read(name))), None)
-
-
-NO_STAGES = "without: {} is not a recipe, and has no stages to leave out"
-
-
-def _trained_models(raw: Mapping[str, Any]) -> list[object]:
-    """Return the models of the catalogue that a raw recipe trains; a shape alone is none."""
-    models = [stage.get("model") for stage in raw.get("stages", {}).values() if _trains(stage)]
-    return [each.get("kind") if isinstance(each, Mapping) else each for each in models]
-
-
-def _trains(stage: Mapping[str, Any]) -> bool:
-    kind = schema.stage_class(stage.get("stage"))
-    return kind is not None and issubclass(kind, schema.TrainingStage)
-
-
-def _shapes_outside(recipe: schema.Recipe, store: Store) -> dict[str, schema.Architecture]:
-    """Return the shapes of MODELs that a recipe's stages refer to, where they are known here.
-
-    They are artifacts, and models of the hub that the catalogue has. Nothing is imported.
-    """
-    models = dict[str, schema.Architecture]()
-    for stage in recipe.stages.values():
-        for reference in stage.dependencies().values():
-            if reference in recipe.stages or reference in models:
-                continue
-            shape = catalogue.published(reference)
-            if shape is None and model_references.is_artifact(reference, store):
-                shape = _config_of(model_references.find(reference, store))
-            if shape is not None:
-                models[reference] = shape
-    return models
-
-
-def planned_fields(
-    target: Mapping[str, object],
-    overrides: Sequence[str],
-    limits: Mapping[str, str],
-    without: Sequence[str] = (),
-) -> schema.Recipe | AnyStudy:
-    """Return what `plan` takes for the fields of a recipe or of a study."""
-    if ("models" in target and "stages" not in target) or is_tuning_study(target):
-        name = str(target.get("name", "the study"))
-        if without:
-            raise RequestError(NO_STAGES.format(name))
-        return _planned_study(target, name, overrides, limits)
-    words = [f"budget.{name}={value}" for name, value in limits.items()]
-    return load(target, *overrides, *words, without=without)
-
-
-def _planned_study(
-    target: str | Mapping[str, object],
-    name: str,
-    overrides: Sequence[str],
-    limits: Mapping[str, str],
-) -> AnyStudy:
-    if unknown := [f"--{limit}" for limit in limits if limit != "time"]:
-        raise RequestError(
-            f"{' and '.join(unknown)}: {name} is a study, of which only the --time can be limited;"
-            " its runs train for its own budgets"
-        )
-    words = [f"limit.time={value}" for value in limits.values()]
-    # `yes`: a plan is the way to learn how large a grid is.
-    where, raw = studies.read_raw(target)
-    if is_tuning_study(raw):
-        return tuning_study_config.parse(config_load.override(raw, [*overrides, *words]), where)
-    return studies.load(target, *overrides, *words, yes=True)
-
-
-def _is_recipe(path: Any) -> bool:
-    return Path(path).exists() and "stages" in config_load.read_yaml(Path(path))
-
-
-def _config_of(artifact: Artifact) -> schema.Architecture:
-    from flyweight.checkpoints import load_any as hub
-    from flyweight.checkpoints.foreign_model import ForeignConfig
-
-    config = hub.config(artifact.path / "model")
-    if isinstance(config, ForeignConfig):
-        raise RequestError(
-            f"{artifact.id}: plan knows GPT-2, Llama and Qwen3 models and flyweight's own, not "
-            f"the type {config.model_type}"
-        )
-    return config
-
-
-def _packed_tokens(store: Store) -> dict[str, int]:
-    """Return the tokens of the train split of every packed corpus, by its data config."""
-    tokens: dict[str, int] = {}
-    for path in store.root.glob("corpus-????????"):
-        corpus = Artifact.glance(path)
-        data = schema.Data.model_validate(corpus.identity["config"], context={"resolved": True})
-        with suppress(FlyweightError):  # a damaged corpus is named when it is used
-            tokens[vocabulary_key(data)] = _train_tokens(corpus)
-    return tokens
-
-
-def _train_tokens(corpus: Artifact) -> int:
-    return Meta.load(corpus.path / "corpus" / "meta.json").splits["train"].tokens
-
-
-def vocabularies(store: Store) -> dict[str, int]:
-    """Return the vocabulary size of every corpus that is packed already, by its data config."""
-    sizes = {}
-    for path in store.root.glob("corpus-????????"):
-        corpus = Artifact.glance(path)
-        data = schema.Data.model_validate(corpus.identity["config"], context={"resolved": True})
-        sizes[vocabulary_key(data)] = corpus.facts["vocab_size"]
-    return sizes
+from flyweight.studies import cells as studies
 
 
 @shows_progress
@@ -387,7 +118,7 @@ def run_checked(
         if planned.unread:  # read the texts first: limits are checked with their real vocabularies
             packed = {vocabulary_key(data): runner.corpus(data) for data in planned.unread}
             real = {key: corpus.facts["vocab_size"] for key, corpus in packed.items()}
-            tokens = {key: _train_tokens(corpus) for key, corpus in packed.items()}
+            tokens = {key: train_tokens(corpus) for key, corpus in packed.items()}
             planned = plans.plan(checked, machine, real, context.data_dir, tokens, known)
         refuse(planned)
         unfinished.warn_of_replacing()
@@ -432,7 +163,7 @@ def _models_outside(
             if reference is None or reference in asked.stages or reference in known:
                 continue
             with suppress(RequestError):
-                known[reference] = _config_of(resolve(reference, f"stages.{name}.{role}"))
+                known[reference] = known_config(resolve(reference, f"stages.{name}.{role}"))
     return known
 
 

@@ -11,15 +11,9 @@ from pathlib import Path
 
 from flyweight.api import model_references
 from flyweight.api.results import StudyRun, TuningStudyRun
-from flyweight.api.runs import (
-    AnyStudy,
-    machine_of,
-    registry_entry,
-    request_of,
-    tuning_study_plan,
-    vocabularies,
-)
+from flyweight.api.runs import registry_entry, request_of
 from flyweight.api.session import DEFAULT, Session, reads_models, uses_runs_root
+from flyweight.api.targets import AnyStudy, machine_of, tuning_study_plan, vocabularies
 from flyweight.config import load as config_load, study as study_config, tuning_study
 from flyweight.config.tuning_study import TuningStudy
 from flyweight.errors import RequestError

@@ -319,7 +319,7 @@ def _grid(name: Any, stage: Any) -> dict[Any, Any]:
         raise RequestError(f"stages.{name}.{empty}: the list is empty; leave the stage out instead")
     for field, values in lists.items():
         if None in values:
-            raise RequestError(f"stages.{name}.{field}: null is no value of a list; write it out")
+            raise RequestError(f"stages.{name}.{field}: a list cannot hold null; write the value")
         if twice := [each for at, each in enumerate(values) if each in values[:at]]:
             raise RequestError(f"stages.{name}.{field}: {shown(twice[0])} is listed twice")
     made = dict[Any, Any]()

@@ -358,7 +358,7 @@ def test_a_seed_is_listed_once_and_its_stage_has_its_number():
     with pytest.raises(RequestError, match=r"stages\.base\.seed: 0 is listed twice"):
         load.recipe(raw)
     raw["stages"]["base"]["seed"] = [0, None]
-    with pytest.raises(RequestError, match=r"stages\.base\.seed: null is no value of a list"):
+    with pytest.raises(RequestError, match=r"stages\.base\.seed: a list cannot hold null"):
         load.recipe(raw)
     raw["stages"]["base"]["seed"] = [0, 3]
     raw["report"] = {"compare": ["base"]}
