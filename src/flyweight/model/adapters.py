@@ -198,6 +198,10 @@ class LoraPart(LayerAdapter):
             summed = self._stretch(weight, 0).to(weight.dtype)[:, None] * summed
         return summed, bias
 
+    def matrices(self, use: int) -> tuple[Tensor, Tensor]:
+        """Return s A (r, in) and B (out, r)."""
+        return self.lora.factor * self.lora.part_a(use), self.lora.part_b(use)[self.rows]
+
     def delta(self, use: int) -> Tensor:
         """Return s B A (out, in)."""
         b = self.lora.part_b(use)[self.rows]

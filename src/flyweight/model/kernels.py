@@ -265,7 +265,7 @@ def library() -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.multiply.argtypes = (pointer, pointer, pointer, number)
     library.multiply.restype = ctypes.c_int
-    library.step.argtypes = (pointer, number, pointer, *(number,) * 7, pointer, number)
+    library.step.argtypes = (pointer, number, pointer, *(number,) * 8, pointer, number)
     library.step.restype = ctypes.c_int
     return library
 

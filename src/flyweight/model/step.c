@@ -14,6 +14,11 @@ typedef struct {
     const float *weight, *bias;
 } norm;
 
+/* A matrix, and the two of its LoRA if there is an `a`: x W^T + b, and (x A^T) B^T. */
+typedef struct {
+    const matrix *matrix, *a, *b;
+} linear;
+
 /* `keys` and `values` are the layer's part of the cache, (n, kv_heads, room, head_dim). `cos` and `sin`
    turn the first `channels` of a head, the sine of the first half with its sign turned; a text's are
    `stride` numbers after those of the text before. `gate` may be missing, and so may `gain`, (heads,),
@@ -24,8 +29,8 @@ typedef struct {
    layer its stream is `kept`, unless that is 0: the embedding is there. */
 typedef struct {
     norm attention_norm, mlp_norm, q_norm, k_norm;
-    const matrix *q, *k, *v, *out, *head_gate;
-    const matrix *gate, *up, *down, *gate_reduce, *up_reduce, *down_reduce;
+    linear q, k, v, out, head_gate;
+    linear gate, up, down, gate_reduce, up_reduce, down_reduce;
     int64_t heads, kv_heads, head_dim, of_gate, of_up;
     const float *gain, *cos, *sin;
     int64_t channels, stride, room;
@@ -38,8 +43,24 @@ typedef struct {
 typedef struct {
     int64_t n, dim, length, threads;
     const int64_t *starts; /* of each text in the cache; none: 0 */
-    float *read, *q, *k, *v, *attended, *up, *gate, *low, *scores, *streams;
+    float *read, *q, *k, *v, *attended, *up, *gate, *low, *added, *scores, *streams;
 } work;
+
+/* Write what a matrix and its LoRA make of x to y. */
+static int multiply_linear(const linear *m, const work *w, const float *x, float *y)
+{
+    if (multiply(m->matrix, x, y, w->n))
+        return 1;
+    if (!m->a)
+        return 0;
+    int64_t numbers = w->n * m->matrix->out;
+    float *low = w->added + numbers;
+    if (multiply(m->a, x, low, w->n) || multiply(m->b, low, w->added, w->n))
+        return 1;
+    for (int64_t i = 0; i < numbers; i++)
+        y[i] += w->added[i];
+    return 0;
+}
 
 /* --- element by element --- */
 
@@ -202,7 +223,7 @@ static void mix_values(const layer *l, const work *w)
 /* Multiply what heads have read by 2 sigmoid(their row x); the scores have been used. */
 static int gate_heads(const layer *l, const work *w)
 {
-    if (multiply(l->head_gate, w->read, w->scores, w->n))
+    if (multiply_linear(&l->head_gate, w, w->read, w->scores))
         return 1;
     for (int64_t head = 0; head < w->n * l->heads; head++) {
         float factor = 2.0f * sigmoid(w->scores[head]);
@@ -215,8 +236,8 @@ static int gate_heads(const layer *l, const work *w)
 static int read_cache(const layer *l, const work *w)
 {
     int64_t n = w->n, size = l->head_dim;
-    if (multiply(l->q, w->read, w->q, n) || multiply(l->k, w->read, w->k, n) ||
-        multiply(l->v, w->read, w->v, n))
+    if (multiply_linear(&l->q, w, w->read, w->q) || multiply_linear(&l->k, w, w->read, w->k) ||
+        multiply_linear(&l->v, w, w->read, w->v))
         return 1;
     if (l->q_norm.weight) {
         normalise(&l->q_norm, w->q, n * l->heads, size, w->q);
@@ -233,35 +254,35 @@ static int read_cache(const layer *l, const work *w)
     keep(l, w, w->k, l->keys);
     keep(l, w, w->v, l->values);
     attend_all(l, w);
-    if (l->head_gate && gate_heads(l, w))
+    if (l->head_gate.matrix && gate_heads(l, w))
         return 1;
-    return multiply(l->out, w->attended, w->read, n);
+    return multiply_linear(&l->out, w, w->attended, w->read);
 }
 
 /* --- layers --- */
 
-/* Write x W^T + b to y, of x or of what `reduce` makes of it. */
-static int multiply_low(const matrix *reduce, const matrix *m, const work *w, const float *x, float *y)
+/* Write what `m` makes of x, or of what `reduce` makes of it, to y. */
+static int multiply_low(const linear *reduce, const linear *m, const work *w, const float *x, float *y)
 {
-    if (reduce && multiply(reduce, x, w->low, w->n))
-        return 1;
-    return multiply(m, reduce ? w->low : x, y, w->n);
+    if (!reduce->matrix)
+        return multiply_linear(m, w, x, y);
+    return multiply_linear(reduce, w, x, w->low) || multiply_linear(m, w, w->low, y);
 }
 
 static int run_mlp(const layer *l, const work *w)
 {
-    int64_t hidden = w->n * l->up->out;
-    if (multiply_low(l->up_reduce, l->up, w, w->read, w->up))
+    int64_t hidden = w->n * l->up.matrix->out;
+    if (multiply_low(&l->up_reduce, &l->up, w, w->read, w->up))
         return 1;
     activate(l->of_up, w->up, hidden);
-    if (l->gate) {
-        if (multiply_low(l->gate_reduce, l->gate, w, w->read, w->gate))
+    if (l->gate.matrix) {
+        if (multiply_low(&l->gate_reduce, &l->gate, w, w->read, w->gate))
             return 1;
         activate(l->of_gate, w->gate, hidden);
         for (int64_t i = 0; i < hidden; i++)
             w->up[i] *= w->gate[i];
     }
-    return multiply_low(l->down_reduce, l->down, w, w->up, w->read);
+    return multiply_low(&l->down_reduce, &l->down, w, w->up, w->read);
 }
 
 static void add(const work *w, float *x)
@@ -284,24 +305,26 @@ static void prepare(const layer *l, const work *w, float *x)
 }
 
 /* Write x after all `count` layers to x, and new keys and values to the cache; return 0, or 1 where
-   memory ran out. `wide`, `hidden` and `low` are the widths of the widest heads, MLP and `_reduce`; so
-   many `streams` are kept for later layers. */
+   memory ran out. `wide`, `hidden` and `low` are the widths of the widest heads, MLP and `_reduce`, and
+   `added` is that of the widest LoRA, of what it adds and its rank; so many `streams` are kept for later
+   layers. */
 int step(const layer *layers, int64_t count, float *x, int64_t n, int64_t dim, int64_t wide,
-         int64_t hidden, int64_t low, int64_t length, int64_t streams, const int64_t *starts,
+         int64_t hidden, int64_t low, int64_t added, int64_t length, int64_t streams, const int64_t *starts,
          int64_t threads)
 {
     int64_t scores = 0;
     for (int64_t i = 0; i < count; i++)
         if (layers[i].heads > scores)
             scores = layers[i].heads;
-    int64_t numbers = dim * (1 + streams) + 4 * wide + 2 * hidden + low + scores * (length + 1);
+    int64_t numbers = dim * (1 + streams) + 4 * wide + 2 * hidden + low + added;
+    numbers += scores * (length + 1);
     float *room = malloc(n * numbers * sizeof(float));
     if (!room)
         return 1;
-    work w = {n, dim, length, threads, starts, room, 0, 0, 0, 0, 0, 0, 0, 0, 0};
+    work w = {n, dim, length, threads, starts, room, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     w.q = w.read + n * dim, w.k = w.q + n * wide, w.v = w.k + n * wide;
     w.attended = w.v + n * wide, w.up = w.attended + n * wide, w.gate = w.up + n * hidden;
-    w.low = w.gate + n * hidden, w.scores = w.low + n * low;
+    w.low = w.gate + n * hidden, w.added = w.low + n * low, w.scores = w.added + n * added;
     w.streams = w.scores + n * scores * (length + 1);
     if (streams)
         memcpy(w.streams, x, n * dim * sizeof(float));

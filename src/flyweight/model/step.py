@@ -1,9 +1,9 @@
 """One new token of some texts through all layers of a decoder by compiled code: `step.c`.
 
 With small matrices, most of a token's time is Python between products and not the products. So the
-layers of an ordinary decoder are walked in C, and so are shared layers with an index and MLPs with
-a bottleneck. What it does not know is left to torch: windows, thinking, adapters, residual branches
-with weights, norms after the sum.
+layers of an ordinary decoder are walked in C, and so are shared layers with an index, MLPs with a
+bottleneck and LoRA. What it does not know is left to torch: windows, thinking, other adapters,
+residual branches with weights, norms after the sum.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, contiguous_format, float32, nn
 from torch.profiler import record_function
 
 from flyweight.model import kernels, mlp
+from flyweight.model.adapters import LayerAdapter, LoraPart
 from flyweight.model.attention import AttentionLayer
 from flyweight.model.block import Block
 from flyweight.model.cache import KVCache
@@ -42,6 +43,12 @@ class _Norm(ctypes.Structure):
     )
 
 
+class _Linear(ctypes.Structure):
+    """The struct `linear` of `step.c`."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("matrix", "a", "b"))
+
+
 _ATTENTION = ("q", "k", "v", "out")
 _MLP = ("gate", "up", "down")
 _REDUCE = tuple(f"{name}_reduce" for name in _MLP)
@@ -53,7 +60,7 @@ class _Layer(ctypes.Structure):
 
     _fields_ = (
         *((name, _Norm) for name in ("attention_norm", "mlp_norm", "q_norm", "k_norm")),
-        *((name, ctypes.c_void_p) for name in _MATRICES),
+        *((name, _Linear) for name in _MATRICES),
         *((n, ctypes.c_int64) for n in ("heads", "kv_heads", "head_dim", "of_gate", "of_up")),
         *((name, ctypes.c_void_p) for name in ("gain", "cos", "sin")),
         *((name, ctypes.c_int64) for name in ("channels", "stride", "room")),
@@ -83,8 +90,9 @@ class Step:
                 layer.index = vector.data_ptr()
         sizes = [block.attention for block in blocks]
         self.wide = max(each.heads * each.head_dim for each in sizes)
-        self.hidden = max(held.products["up"].out for held in self.held)
+        self.hidden = max(held.linears["up"].out for held in self.held)
         self.low = max(held.rank for held in self.held)
+        self.added = max(linear.added for held in self.held for linear in held.linears.values())
         self.at = ctypes.addressof(self.layers)
         self.run = kernels.library().step
 
@@ -103,7 +111,7 @@ class Step:
                 turns.append(_rotation_of(rotation, layer.head_dim))
                 _place(layer, cache, index, turns[-1])
             where = None if starts is None else starts.data_ptr()
-            widths = (x.shape[2], self.wide, self.hidden, self.low)
+            widths = (x.shape[2], self.wide, self.hidden, self.low, self.added)
             sizes = (len(x), *widths, cache.length, self.streams)
             if self.run(self.at, len(self.layers), y.data_ptr(), *sizes, where, self.threads):
                 raise MemoryError("no memory for a decode step")
@@ -148,18 +156,16 @@ class _Held:
 
     def __init__(self, block: Block, engine: kernels.Engine) -> None:
         self.block = block
-        self.products: dict[str, kernels.Product] = {}
-        for name, matrix in _matrices(block).items():
-            product = engine.bound(matrix)
-            assert product is not None
-            self.products[name] = product
+        self.linears = {
+            name: _HeldLinear(layer, engine) for name, layer in _matrices(block).items()
+        }
         gain = block.attention.gain
         self.gain = None if gain is None else gain.detach().contiguous()
 
     @property
     def rank(self) -> int:
         """The width of the widest bottleneck; 0 where there is none."""
-        ranks = [self.products[name].out for name in _REDUCE if name in self.products]
+        ranks = [self.linears[name].out for name in _REDUCE if name in self.linears]
         return max(ranks, default=0)
 
     def layer(self) -> _Layer:
@@ -180,9 +186,43 @@ class _Held:
             gain=None if self.gain is None else self.gain.data_ptr(),
             mix=None if mixed is None else mixed.weight.data_ptr(),
         )
-        for name, product in self.products.items():
-            setattr(found, name, product.at)
+        for name, linear in self.linears.items():
+            setattr(found, name, linear.struct())
         return found
+
+
+class _HeldLinear:
+    """The product of a matrix, and those of its LoRA, where it has one."""
+
+    def __init__(self, layer: LinearLayer, engine: kernels.Engine) -> None:
+        product = engine.bound(layer)
+        assert product is not None
+        self.product = product
+        self.lora: tuple[kernels.Product, ...] = ()
+        for part in layer.adapters:
+            assert isinstance(part, LoraPart)
+            self.lora = tuple(_dense(matrix, engine) for matrix in part.matrices(0))
+
+    @property
+    def out(self) -> int:
+        """The width of what it makes."""
+        return self.product.out
+
+    @property
+    def added(self) -> int:
+        """The numbers that a row of its LoRA needs: what it adds, and its rank."""
+        return sum(product.out for product in self.lora)
+
+    def struct(self) -> _Linear:
+        """Return the addresses."""
+        return _Linear(self.product.at, *(product.at for product in self.lora))
+
+
+def _dense(matrix: Tensor, engine: kernels.Engine) -> kernels.Product:
+    """Return the product of a float32 matrix (out, in), which it keeps."""
+    stored = kernels.dense_stored(matrix.detach().contiguous())
+    assert stored is not None
+    return kernels.Product(stored, None, engine.threads)
 
 
 def _norm(layer: nn.Module | None) -> _Norm:
@@ -259,11 +299,11 @@ def step_of(
 def refusal(block: Block, engine: kernels.Engine) -> str:
     """Return why a block cannot be walked in C; empty where it can."""
     attention = block.attention
-    around = (block.attention_bottleneck, block.mlp_bottleneck, attention.prefix, attention.qkv)
+    around = (block.attention_bottleneck, block.mlp_bottleneck, attention.prefix)
     if block.rate is not None or attention.window is not None:
         return "its attention has a memory or a window"
-    if any(each is not None for each in (*around, block.mlp.gate_up)):
-        return "it has adapters"
+    if any(each is not None for each in around):
+        return "it has adapters beside its matrices"
     joins = (block.attention_residual, block.mlp_residual)
     if not block.pre or not all(type(join) is AddResidual for join in joins):
         return "its branches do not just add up"
@@ -283,6 +323,15 @@ def _plain(tensor: Tensor) -> bool:
 
 
 def _bound(layer: nn.Module, engine: kernels.Engine) -> bool:
-    if not isinstance(layer, LinearLayer) or layer.adapters:
+    if not isinstance(layer, LinearLayer) or not _at_most_a_lora(layer.adapters):
         return False
     return getattr(layer, "rounding", None) is None and engine.bound(layer) is not None
+
+
+def _at_most_a_lora(adapters: tuple[LayerAdapter, ...]) -> bool:
+    """Return whether a matrix has no adapters, or one LoRA that is the same in every visit."""
+    if not adapters:
+        return True
+    part = adapters[0]
+    plain = isinstance(part, LoraPart) and part.lora.copies is None and part.lora.magnitude is None
+    return plain and len(adapters) == 1

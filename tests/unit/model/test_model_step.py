@@ -62,6 +62,24 @@ WALKED: dict[str, dict[str, Any]] = {
         "mlp": {"kind": "swiglu", "hidden": 64, "rank": 10},
         "attention": {"heads": 4, "kv_heads": 2, "qk_norm": True},
     },
+    "lora": {"adapters": [{"kind": "lora", "r": 2, "alpha": 1, "targets": ["*"]}]},
+    "joint lora": {
+        "mlp": "swiglu",
+        "attention": {"heads": 4, "kv_heads": 2, "gate": True},
+        "adapters": [
+            {"kind": "lora", "r": 3, "alpha": 1, "targets": ["attention.qkv", "mlp.gate_up"]}
+        ],
+    },
+    "lora of a reduced one": {
+        "mlp": {"kind": "gelu", "rank": 4},
+        "adapters": [
+            {"kind": "lora", "r": 2, "alpha": 1, "targets": ["*.up.reduce", "*.up.expand"]}
+        ],
+    },
+    "masked lora in a loop": {
+        "sharing": {"kind": "cycle", "times": 2},
+        "adapters": [{"kind": "lora", "r": 4, "alpha": 1, "masked": True}],
+    },
     "odd": {"dim": 30, "mlp": {"kind": "swiglu", "hidden": 37}, "attention": {"heads": 3}},
     **{kind: {"mlp": kind} for kind in ("relu", "relu2", "geglu", "double_relu", "double_silu")},
     **{
@@ -74,15 +92,20 @@ LEFT: dict[str, dict[str, Any]] = {
     "thinking": {"thinking": {"kind": "deep", "passes": 2}},
     "alpha": {"residual": "alpha"},
     "post": {"norm": {"kind": "rmsnorm", "placement": "post"}},
-    "lora": {"adapters": [{"kind": "lora", "r": 2}]},
-    "lora of a reduced one": {
-        "mlp": {"kind": "gelu", "rank": 4},
-        "adapters": [{"kind": "lora", "r": 2, "targets": ["*.up.reduce"]}],
+    "dora": {"adapters": [{"kind": "lora", "r": 2, "dora": True}]},
+    "lora of visits": {
+        "sharing": {"kind": "cycle", "times": 2},
+        "adapters": [{"kind": "lora", "r": 2, "per": "visit"}],
     },
+    "ia3": {"adapters": [{"kind": "ia3"}]},
+    "prefix": {"adapters": [{"kind": "prefix", "length": 2}]},
 }
 
 
-LEARNED = ("bias", "gain", "attention.gate.weight", "value_residual.weight", "index.weight")
+LEARNED = (
+    *("bias", "gain", "attention.gate.weight", "value_residual.weight", "index.weight"),
+    *("lora.b", "ia3.scale"),
+)
 """Ends of names of what begins alike for every input."""
 
 
@@ -96,6 +119,9 @@ def decoder(**fields: Any) -> Decoder:
             parameter.data.normal_(generator=generator)
         elif name.startswith("skips."):  # streams that cancel would show each other's rounding
             parameter.data.normal_(0.7, 0.2, generator=generator)
+    for name, buffer in model.named_buffers():
+        if name.endswith(("a_mask", "b_mask")):
+            buffer.random_(generator=generator)
     return model.eval()
 
 
