@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--data-dir", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--without", nargs="*", default=[], help="stages to leave out")
     parser.add_argument("--keep", type=Path, help="keep the runs root here")
     options = parser.parse_args()
@@ -89,6 +90,7 @@ def _command(options: argparse.Namespace, here: Path, runs: Path) -> list[str]:
     return [
         *(sys.executable, "-m", "flyweight", "run", "lightgpt2", *words),
         *("--runs", str(runs), "--data-dir", str(here / "data"), "--json"),
+        *("--threads", str(options.threads)),
         *(word for stage in options.without for word in ("--without", stage)),
     ]
 
