@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from flyweight.config import catalogue, load as config_load, schema, study as config
+from flyweight.config import catalogue, load as config_load, schema, study as config, study_rules
 from flyweight.config.model_rules import packed_kinds
 from flyweight.config.tuning_study import is_tuning_study
 from flyweight.data.sources import with_tokenizer
@@ -154,7 +154,7 @@ def checked(
 
 
 def _faults(study: config.Study) -> list[str]:
-    faults = config.faults(study)
+    faults = study_rules.faults(study)
     if (count := config.cell_count(study)) > LARGEST:
         return [
             *faults,
