@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from flyweight.errors import FlyweightError
-from flyweight.reports import gather
+from flyweight.reports import unit_scores
 from flyweight.store import references
 from flyweight.store.artifact import Artifact, Store
 from flyweight.store.measurements import subject, weights
@@ -99,7 +99,7 @@ def _quality(evaluation: Artifact | None) -> Quality:
         return nothing
     try:
         value = evaluation.metrics()["bits_per_byte"]["value"]
-        corpus = gather.corpus_name(evaluation)
+        corpus = unit_scores.corpus_name(evaluation)
     except (FlyweightError, KeyError):
         return nothing  # a damaged measurement; `flyweight ls` names it
     return {

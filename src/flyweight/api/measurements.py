@@ -26,7 +26,7 @@ from flyweight.records.lm_eval import LmEvalScores
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import Summary
 from flyweight.records.scores import TaskScores
-from flyweight.reports import gather
+from flyweight.reports import unit_scores
 from flyweight.store.artifact import Artifact
 
 Model = str | Path | Artifact
@@ -177,7 +177,7 @@ def evaluate(
 
 
 def _with_notes(measurement: Measurement) -> Measurement:
-    losses = gather.losses(measurement.artifact)
+    losses = unit_scores.losses(measurement.artifact)
     notes = [] if losses is None else [losses]
     return Measurement(measurement.artifact, {**measurement.values, "notes": notes})
 
@@ -442,7 +442,7 @@ def compare(
     if task is not None:
         of_task = {name: TaskScores.from_metrics(result.values) for name, result in results.items()}
     decides = metric or next((scores.decides for scores in of_task.values()), BITS)
-    scores = {name: gather.scores(result.artifact) for name, result in results.items()}
+    scores = {name: unit_scores.of(result.artifact) for name, result in results.items()}
     comparison = compare_models(scores, None if against is None else _name(against), metric=decides)
     sizes = {
         name: Size.of(artifact.path / "model", artifact.facts) for name, artifact in models.items()

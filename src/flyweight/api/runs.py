@@ -36,7 +36,7 @@ from flyweight.planning.time import Machine
 from flyweight.planning.vocabulary import vocabulary_key
 from flyweight.records import run_summary
 from flyweight.records.tuning import Tuning
-from flyweight.reports import gather, tuning
+from flyweight.reports import comparisons, gather, tuning
 from flyweight.reports.cards import card
 from flyweight.reports.pages import run as page
 from flyweight.store.artifact import Artifact
@@ -259,10 +259,10 @@ def _summarise(
         budget=gather.budget(recipe, context.meter, compared, planned.totals),
         corpus=tuple(corpora),
         models=compared,
-        comparisons=gather.comparisons(sources),
-        task_comparisons=gather.task_comparisons(sources),
+        comparisons=comparisons.on_test(sources),
+        task_comparisons=comparisons.of_tasks(sources),
         tuning=tuple(_tuning(finished, name) for name in finished.tuned),
-        validation=gather.on_validation(made),
+        validation=comparisons.on_validation(made),
         stages=tuple(
             gather.stage(each, needs.get(each.name), planned.held, in_full=each.name in told)
             for each in made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ from flyweight.core.files import read_json
 from flyweight.data.corpus import Corpus
 from flyweight.data.document import text_label
 from flyweight.errors import FlyweightError
-from flyweight.evaluation.compare import comparable_groups, compare_models
-from flyweight.evaluation.resampling import UNITS, UnitScores
 from flyweight.planning.memory import PlannedMemory
 from flyweight.records import run_summary
 from flyweight.records.audit import AuditResult
@@ -28,7 +26,7 @@ from flyweight.records.likelihood import Evaluation, Likelihood
 from flyweight.records.lm_eval import LmEvalScores
 from flyweight.records.profile import ProfileResult
 from flyweight.records.sample import samples_of
-from flyweight.records.scores import SCORED, TaskComparison, TaskScores
+from flyweight.records.scores import SCORED, TaskScores
 from flyweight.records.sweep import Pruning
 from flyweight.records.training_cost import TrainingCost
 from flyweight.records.training_memory import TrainingMemory
@@ -102,7 +100,7 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
         sparsity=facts.get("sparsity"),
         adapter_sparsity=facts.get("adapter_sparsity"),
         samples=samples_of(measured["sample"]) if "sample" in measured else (),
-        scores=tuple(_scores(artifact) for artifact in _on_tasks(source).values()),
+        scores=tuple(_scores(artifact) for artifact in on_tasks(source).values()),
         lm_eval=LmEvalScores.from_metrics(measured["lm_eval"]) if "lm_eval" in measured else None,
     )
 
@@ -357,80 +355,7 @@ def corpus(artifact: Artifact, context: int, floors: Artifact | None) -> run_sum
     )
 
 
-def losses(measurement: Artifact) -> str | None:
-    """Return in words that the tokens a model or floor was measured on do not give their text back.
-
-    None where they do.
-    """
-    name = measurement.facts.get("corpus")
-    if name is None or not (folder := measurement.path.parent / name / "corpus").is_dir():
-        return None
-    return Corpus.open(folder, verify=False).meta.losses(measurement.identity["config"]["split"])
-
-
-def scores(evaluation: Artifact) -> UnitScores:
-    """Return what an evaluation or score holds for paired comparison, with its text's name."""
-    scores = UnitScores.load(evaluation.path / UNITS)
-    if evaluation.stage == "score":
-        task = str(evaluation.identity["config"]["task"])
-        return replace(scores, lossy=bool(evaluation.facts["lossy"]), name=task)
-    return replace(scores, lossy=losses(evaluation) is not None, name=corpus_name(evaluation))
-
-
-def corpus_name(measurement: Artifact) -> str:
-    """Return what the corpus that a model was measured on is called: a file by its last part.
-
-    Empty where the corpus' artifact is gone.
-    """
-    corpus = measurement.facts.get("corpus")
-    if corpus is None or not (measurement.path.parent / corpus / "manifest.json").is_file():
-        return ""
-    name = text_label(Artifact.open(measurement.path.parent / corpus).identity["config"])
-    return name if name.startswith("hf:") else Path(name).name or name
-
-
-def comparisons(sources: Sequence[ModelArtifacts]) -> tuple[run_summary.PairedComparison, ...]:
-    """Return every pair of models scored on the same text, with the verdicts of `compare`."""
-    return _compared(
-        {
-            each.name: scores(each.measured["evaluate"])
-            for each in sources
-            if "evaluate" in each.measured
-        }
-    )
-
-
-def on_validation(stages: Sequence[MadeStage]) -> tuple[run_summary.PairedComparison, ...]:
-    """Return every pair of models that stages of the recipe evaluate on the validation split."""
-    units: dict[str, UnitScores] = {}
-    for made in stages:
-        config = made.config
-        if isinstance(config, schema.Evaluate) and config.split == "validation":
-            units.setdefault(config.input, scores(made.artifact))
-    return _compared(units)
-
-
-def _compared(units: Mapping[str, UnitScores]) -> tuple[run_summary.PairedComparison, ...]:
-    """Return every pair of models, by name, that are scored on the same text."""
-    pairs = []
-    for family in comparable_groups(dict(units)):
-        if len(family) < 2:
-            continue  # of another text or other units than all others: it has no pair
-        stood = compare_models(family)
-        for (a, b), pair in stood.pairs.items():
-            numbers = {
-                **pair.json(),
-                "verdict": stood.verdict(a, b),
-                "p": pair.p,
-                "p_corrected": stood.corrected[a, b],
-            }
-            pairs.append(
-                run_summary.PairedComparison(a=a, b=b, **numbers, comparisons=stood.family)
-            )
-    return tuple(pairs)
-
-
-def _on_tasks(source: ModelArtifacts) -> dict[str, Artifact]:
+def on_tasks(source: ModelArtifacts) -> dict[str, Artifact]:
     """Return a model's scores on tasks, in the order in which the report names them."""
     return {key: made for key, made in source.measured.items() if key.startswith(SCORED)}
 
@@ -439,36 +364,6 @@ def _scores(artifact: Artifact) -> TaskScores:
     """Return a model's scores on a task, with the answers that a page shows."""
     scores = TaskScores.from_metrics(artifact.metrics())
     return scores.model_copy(update={"answers": scores.answers[:ANSWERS_SHOWN]})
-
-
-def task_comparisons(sources: Sequence[ModelArtifacts]) -> tuple[TaskComparison, ...]:
-    """Return every pair of models on the same rows of a task, by the task's own metric."""
-    pairs: list[TaskComparison] = []
-    for key in dict.fromkeys(key for source in sources for key in _on_tasks(source)):
-        measured = {each.name: each.measured[key] for each in sources if key in each.measured}
-        units = {name: scores(artifact) for name, artifact in measured.items()}
-        for family in comparable_groups(units):
-            if len(family) < 2:
-                continue
-            record = TaskScores.from_metrics(measured[next(iter(family))].metrics())
-            stood = compare_models(family, metric=record.decides)
-            for (a, b), pair in stood.pairs.items():
-                pairs.append(
-                    TaskComparison(
-                        task=record.task,
-                        split=record.split,
-                        fingerprint=record.fingerprint,
-                        metric=record.decides,
-                        a=a,
-                        b=b,
-                        difference=pair.decisive,
-                        verdict=stood.verdict(a, b),
-                        p=1.0 if pair.p is None else pair.p,
-                        p_corrected=stood.corrected[a, b],
-                        comparisons=stood.family,
-                    )
-                )
-    return tuple(pairs)
 
 
 def budget(

@@ -15,7 +15,8 @@ from flyweight.records.metric import Metric
 from flyweight.records.sample import samples_of
 from flyweight.records.scores import TaskScores
 from flyweight.records.tuning import AnswerPair, Change, Tuning
-from flyweight.reports.gather import corpus_name, evaluation, scores
+from flyweight.reports import unit_scores
+from flyweight.reports.gather import evaluation
 from flyweight.spec import flops
 from flyweight.store.artifact import Artifact
 
@@ -83,7 +84,7 @@ def _remarks(tuned: Artifact) -> list[str]:
 
 
 def _pair(measured: Measured) -> Paired:
-    before, after = map(scores, measured)
+    before, after = map(unit_scores.of, measured)
     return paired(after, before)
 
 
@@ -93,7 +94,7 @@ def _of_text(measured: Measured, about: str) -> Iterator[Change]:
         return
     yield Change(
         about="learned" if about == "learned" else "forgotten",
-        on=f"{corpus_name(measured[0])}, {before.split}",
+        on=f"{unit_scores.corpus_name(measured[0])}, {before.split}",
         metric=NLL,
         before=before.nll,
         after=after.nll,

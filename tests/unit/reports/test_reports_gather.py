@@ -9,7 +9,7 @@ from flyweight.config import schema
 from flyweight.evaluation.compare import compare_models, paired
 from flyweight.evaluation.resampling import UNITS, UnitScores
 from flyweight.planning.memory import PlannedMemory
-from flyweight.reports import gather
+from flyweight.reports import comparisons, gather
 
 
 def scored(level: float, seed: int, corpus: str = "c") -> UnitScores:
@@ -32,7 +32,7 @@ def test_a_report_decides_pairs_as_compare_does(tmp_path):
                 },
             )
         )
-    found, stood = gather.comparisons(sources), compare_models(models)
+    found, stood = comparisons.on_test(sources), compare_models(models)
     assert {(pair.a, pair.b): pair.verdict for pair in found} == {
         pair: stood.verdict(*pair) for pair in stood.pairs
     }

@@ -74,7 +74,7 @@ def evaluate(
     from flyweight import api
     from flyweight.cli.show import measurements, results, scores
     from flyweight.records.likelihood import MeasuredLikelihood
-    from flyweight.reports import gather
+    from flyweight.reports import unit_scores
 
     if tasks is not None and (data or separator or window or stride or metrics or task or split):
         raise RequestError(
@@ -108,7 +108,7 @@ def evaluate(
             bad_rows=bad_rows,
             session=session,
         )
-        text = gather.corpus_name(result.artifact) or data or "its own text"
+        text = unit_scores.corpus_name(result.artifact) or data or "its own text"
     if task is not None:
         shared.answer(result.json(), lambda values: scores.task(values, model))
         return

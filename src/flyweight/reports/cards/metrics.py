@@ -25,7 +25,7 @@ from flyweight.records.metric import Metric
 from flyweight.records.sample import samples_of
 from flyweight.records.scores import TaskScores
 from flyweight.records.verification import Verification
-from flyweight.reports import gather
+from flyweight.reports import gather, unit_scores
 from flyweight.reports.findings.phrases import floor_name
 from flyweight.store.artifact import Artifact
 from flyweight.store.measurements import Measurements
@@ -229,7 +229,7 @@ def _likelihood(artifact: Artifact, name: str, measured: Measurements) -> list[s
         rows.append((named, format_bits(value), "", "bits/byte", ""))
     head = ("metric", "value", f"{format_percent(interval.level)} interval", "unit", "n")
     over = f"{interval.units:,} {interval.over}s"
-    losses = gather.losses(artifact)
+    losses = unit_scores.losses(artifact)
     return [
         f"Likelihood on the {result.split} split of {code(name)}, window {result.window:,}, "
         f"stride {result.stride:,}; intervals"
