@@ -65,7 +65,7 @@ def measure(rows: Rows, prompt: int, new: int, repeats: int) -> None:
     models: dict[tuple[str, str], Model] = {}
     for kind in KINDS:
         models[kind, "merged"] = of_kind(kind)
-        models[kind, "unmerged"] = attach(models[kind, "merged"], [schema.Lora(r=8)])
+        models[kind, "unmerged"] = attach(models[kind, "merged"], [schema.Lora(r=8, targets=("*",))])
     for repeat in range(repeats):
         for (kind, adapters), model in models.items():
             for name, kernel in ATTENTION.items():
