@@ -63,9 +63,10 @@ def generation(model: Model, new: int) -> float:
 def measure(rows: Rows, prompt: int, new: int, repeats: int) -> None:
     """Add the speed of every cell."""
     models: dict[tuple[str, str], Model] = {}
+    lora = schema.Lora(r=8, targets=("*",))
     for kind in KINDS:
         models[kind, "merged"] = of_kind(kind)
-        models[kind, "unmerged"] = attach(models[kind, "merged"], [schema.Lora(r=8, targets=("*",))])
+        models[kind, "unmerged"] = attach(models[kind, "merged"], [lora])
     for repeat in range(repeats):
         for (kind, adapters), model in models.items():
             for name, kernel in ATTENTION.items():
