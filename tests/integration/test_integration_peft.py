@@ -37,6 +37,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "model": {"dim": 16, "layers": 2, "attention": {"heads": 2}},
             },
             "tuned": {"stage": "finetune", "input": "base", "method": {"kind": "lora", "r": 2}},
+            "zeros": {"stage": "prune", "input": "tuned", "of": "adapters", "sparsity": 0.5},
+            "again": {"stage": "finetune", "input": "zeros", "method": {"kind": "lora", "r": 2}},
             "other": {"stage": "pretrain", "model": {"dim": 24, "layers": 2}},
         },
         "report": {"measure": ["evaluate"]},
@@ -51,6 +53,11 @@ def answer(runs: Path, *words: str) -> Any:
     return json.loads(result.stdout)
 
 
+def test_an_adapter_that_was_pruned_and_trained_again_goes_to_peft(runs: Path, tmp_path: Path):
+    words = ("tuning:again", "--to", "peft", "--out", f"{tmp_path}/again")
+    assert answer(runs, "export", *words)["kind"] == "peft"
+
+
 def test_to_peft_and_back(runs: Path, tmp_path: Path) -> None:
     session = Session(runs=runs, threads=1)
     written = answer(runs, "export", "tuning:tuned", "--to", "peft", "--out", f"{tmp_path}/adapter")
@@ -60,8 +67,7 @@ def test_to_peft_and_back(runs: Path, tmp_path: Path) -> None:
     wrapped = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     back = answer(runs, "import", f"{tmp_path}/adapter", "--onto", "tuning:base")
     ours = folder.load(Path(back["path"]) / "model").eval()
-    (place,) = runs.glob("finetune-*")
-    tuned = folder.load(place / "model").eval()
+    tuned = folder.load(runs / "tuning" / "tuned" / "model").eval()
     with torch.no_grad():
         expected = tuned(TOKENS)
         rows = expected.shape[-1]

@@ -56,6 +56,12 @@ def same(a, b) -> bool:
     return all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
+def test_a_plan_tells_of_shards_that_are_not_there(raw, tmp_path):
+    raw["data"]["stream"]["source"] = str(tmp_path / "none" / "*.jsonl")
+    planned = fw.plan(config_load.recipe(raw), session=session(tmp_path))
+    assert any("student: stream.source: no file matches" in note for note in planned.assumed)
+
+
 def test_a_killed_training_goes_on_at_the_same_token(raw, tmp_path, monkeypatch):
     raw["train"]["checkpoint"] = "1ms"
     whole = made(raw, tmp_path)

@@ -156,8 +156,9 @@ def _refuse_changed_base(artifact: Artifact, store: Store) -> None:
             config = load_any.own_config(parent.path / "model", parent.id)
         except FlyweightError:
             return
-        method = artifact.identity["config"].get("method", {})
-        if method.get("kind") == "frozen" and getattr(config, "adapters", ()):
+        method = artifact.identity["config"].get("method")  # the name of one where it was pruned
+        frozen = isinstance(method, Mapping) and method.get("kind") == "frozen"
+        if frozen and getattr(config, "adapters", ()):
             raise RequestError(
                 f"--to peft writes adapters alone, and {artifact.id} trained the head and the last "
                 f"norm after them, which would be lost; use --to hf for the whole model"

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 from flyweight.config.base import PositiveInt, Rate, added
 from flyweight.config.data import Data, ModelTokenizer
@@ -17,6 +25,10 @@ OWN_TOKENIZER = (
     "across out"
 )
 
+
+NO_ALIGNMENT = (
+    "other tokens are aligned in a packed text, and a stream is read on the way; name a corpus"
+)
 
 NO_RECORD = (
     "a record is of the windows of a packed text, and a stream is read on the way; let the teacher "
@@ -52,6 +64,26 @@ def teachers_in_words(teacher: Teachers) -> str:
     return teacher if isinstance(teacher, str) else " and ".join(teacher)
 
 
+def _begins(value: object) -> object:
+    """Refuse a start that is neither random nor a mapping, in one sentence."""
+    if value == "random" or isinstance(value, Mapping | FromTeacher):
+        return value
+    raise ValueError(f"expected random, or {{from: teacher}}; found {value!r}")
+
+
+def _kind_of_start(value: object) -> str:
+    return "random" if value == "random" else FromTeacher.union_tag
+
+
+Start = Annotated[
+    Annotated[FromTeacher, Tag(FromTeacher.union_tag)]
+    | Annotated[Literal["random"], Tag("random")],
+    Discriminator(_kind_of_start),
+    BeforeValidator(_begins),
+]
+"""What a student's first weights are."""
+
+
 class Distill(NewOrExisting):
     """Train a model to match a teacher's next-token distribution.
 
@@ -65,7 +97,7 @@ class Distill(NewOrExisting):
     teacher: Teachers
     across: Across | None = added(None)
     told: str | None = added(None)
-    start: FromTeacher | Literal["random"] = added("random")
+    start: Start = added("random")
     objective: Distillation = Distillation()
 
     references: ClassVar[tuple[str, ...]] = ("input", "told", "teacher")
@@ -87,7 +119,8 @@ class Distill(NewOrExisting):
             faults.append("start: there are several teachers; use start: random, or name one")
         faults += self._across_faults()
         if self.told is not None and self.data.stream is not None:
-            faults.append(f"told: {NO_RECORD}")
+            asked = f"told: {NO_RECORD}" if self.across is None else f"across: {NO_ALIGNMENT}"
+            faults.append(asked)
         if self.told is not None and self.objective.hidden is not None and self.across is None:
             faults.append("objective.hidden: a record has no hidden states; leave told out")
         if self.told is not None and not self.train.counts_steps and self.train.same_as is None:
@@ -154,6 +187,8 @@ def _aligned(origin: Origin) -> str:
 
 class Teach(StageConfig):
     """Write down a teacher's `k` likeliest next tokens for the first `rows` windows of a text.
+
+    They are all tokens where there are no more than `k`.
 
     A distillation from the record (`told`) does not run the teacher. The windows are those that a
     training with the same text, context and seed reads. `temperature` is that of the objective, and

@@ -107,6 +107,8 @@ def _controls(name: str, stage: dict[str, Any], words: Any) -> dict[str, dict[st
     for word in words:
         if not isinstance(word, str) or word not in CONTROLS:
             raise RequestError(f"{where}: {word!r} is not known{nearest(str(word), CONTROLS)}")
+        if words.count(word) > 1:
+            raise RequestError(f"{where}: {word} is listed twice")
         control = f"{name}-{word.replace('_', '-')}"
         if word == "shuffled":
             objective = {**_fields(stage, "objective"), "shuffled": True}

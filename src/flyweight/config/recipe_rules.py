@@ -30,6 +30,7 @@ from flyweight.config.schema import (
     TaskData,
     Teach,
     TrainingStage,
+    WordTokenizer,
     teachers_in_words,
 )
 from flyweight.config.stage import sources_of_tokens
@@ -102,6 +103,7 @@ def _contradictions(name: str, stage: StageConfig, recipe: Recipe) -> list[str]:
         faults += [*_loss_of_text(where, stage), *_joined_documents(where, stage, recipe)]
     if isinstance(stage, Distill):
         faults += [*_of_the_record(where, stage, recipe), *_tokenizers(where, stage, recipe)]
+        faults += _words_across(where, stage, recipe)
     if isinstance(stage, Mix):
         faults += _mixed_documents(where, stage, recipe)
     if isinstance(stage, Quantize | Prune | Pack | Merge):
@@ -168,6 +170,23 @@ def _tokenizers(where: str, stage: Distill, recipe: Recipe) -> Iterator[str]:
         same.append(stage.data.packed() == teacher.data.packed())
     if stage.across is not None and all(same):
         yield f"{where}.across: the tokenizers are the same; leave across out"
+
+
+def _words_across(where: str, stage: Distill, recipe: Recipe) -> Iterator[str]:
+    """Find texts of words, which cannot be aligned with other tokens."""
+    if stage.across is None:
+        return
+    texts = {"this text": stage.data.tokenizer}
+    for name in (stage.teacher,) if isinstance(stage.teacher, str) else stage.teacher:
+        teacher = recipe.stages.get(name)
+        if isinstance(teacher, TrainingStage) and isinstance(teacher.data, Data):
+            texts[name] = teacher.data.tokenizer
+    for whose, tokenizer in texts.items():
+        if isinstance(tokenizer, WordTokenizer):
+            yield (
+                f"{where}.across: {whose} is cut into words, and their white space belongs to no "
+                f"token; use bpe, char or byte there"
+            )
 
 
 def _named(tokenizer: Tokenizer) -> str:

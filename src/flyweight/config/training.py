@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Field, field_validator, model_validator
 
@@ -251,6 +251,8 @@ class FromTeacher(Strict):
     ones, or with `width: norm` those of the largest norm.
     """
 
+    union_tag: ClassVar[str] = "from"
+
     layers: Literal["even"] | Annotated[tuple[Depth, ...], Field(min_length=1)] = "even"
     width: Literal["first", "norm"] = "first"
 
@@ -261,7 +263,7 @@ class FromTeacher(Strict):
         if not isinstance(value, dict) or "from" not in value:
             return value
         if value["from"] != "teacher":
-            raise ValueError(f"from: {value['from']!r} is not known; use teacher, or start: random")
+            raise ValueError(f"{value['from']!r} is not known; use teacher, or start: random")
         return {key: field for key, field in value.items() if key != "from"}
 
 
@@ -288,6 +290,8 @@ class Distillation(Strict):
 
     @model_validator(mode="after")
     def _known_divergence(self) -> Distillation:
+        if self.beta != 0.5 and self.divergence != "jsd":
+            raise ValueError("beta: belongs to divergence: jsd; leave it out")
         if self.rest == "renormalise" and self.divergence != "forward_kl":
             raise ValueError(
                 f"rest: renormalise leaves tokens without probability, of which {self.divergence} "

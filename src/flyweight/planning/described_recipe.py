@@ -10,6 +10,7 @@ from flyweight.config import load, schema
 from flyweight.config.stage import sources_of_tokens
 from flyweight.config.units import format_count, format_size
 from flyweight.data.sources import with_tokenizer
+from flyweight.data.streams import open_stream
 from flyweight.errors import RequestError
 from flyweight.planning import evaluating, rows, time
 from flyweight.planning.rows import TimeRow
@@ -56,6 +57,7 @@ class DescribedRecipe:
     outlines: dict[str, Outline] = field(default_factory=dict)
     sizes: dict[str, TextSize] = field(default_factory=dict)
     tasks: dict[str, TaskSize] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
     unread: dict[str, schema.Data] = field(default_factory=dict)
     assumed: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -159,8 +161,12 @@ class DescribedRecipe:
         return None if source is None else source.vocab_size
 
     def _read(self, name: str, data: schema.Data) -> None:
-        """Learn the size of a text; remark where it is not known."""
+        """Learn the size of a text; remark where it is not known, or where there is none yet."""
         key = rows.text_key(data)
+        if key not in self.missing:
+            self.missing[key] = _missing_shards(data, self.data_dir)
+        if self.missing[key]:
+            self.assumed.append(f"{name}: {self.missing[key]}")
         if key not in self.sizes and (size := self.size_of(data, self.data_dir)):
             self.sizes[key] = size
         if key not in self.sizes:
@@ -244,6 +250,17 @@ class DescribedRecipe:
             )
             return None
         return max(1, (tokens - 1) // data.context)
+
+
+def _missing_shards(data: schema.Data, data_dir: Path | None) -> str:
+    """Return why a stream of this machine cannot be read yet; empty for any other text."""
+    if data.stream is None or data.stream.of_hub:
+        return ""
+    try:
+        open_stream(data.stream, data_dir)
+    except RequestError as error:
+        return str(error)
+    return ""
 
 
 def _input_faults(

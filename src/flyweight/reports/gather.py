@@ -308,9 +308,9 @@ def _drawn(events: Sequence[Mapping[str, Any]]) -> run_summary.Curve:
         for key in event.keys() & {"step", "seconds", "flops", "lr"}:
             if not 0 <= event[key] <= MOST:
                 raise ValueError(f"{key}: {event[key]!r} is not such a quantity")
-        if not isinstance(event["event"], str) or not isinstance(
-            event.get("nll", 0.0), int | float
-        ):
+        unscored = event["event"] == "snapshot" and event.get("nll") is None
+        scored = isinstance(event.get("nll", 0.0), int | float)
+        if not isinstance(event["event"], str) or not (scored or unscored):
             raise TypeError(f"event {event['event']!r} with nll {event.get('nll')!r}")
     return run_summary.Curve(
         step=tuple(event["step"] for event in steps),

@@ -53,6 +53,56 @@ def test_a_control_is_rounded_as_its_student_is():
     assert (control.round, control.round_layers) == (student.round, student.round_layers)
 
 
+def test_a_control_is_listed_once():
+    with pytest.raises(RequestError, match=r"student\.controls: same_tokens is listed twice"):
+        recipe(controls=["same_tokens", "same_tokens"])
+
+
+def test_words_cannot_be_aligned_with_other_tokens():
+    words = {**CORPUS, "tokenizer": "word"}
+    with pytest.raises(RequestError, match=r"student\.across: this text is cut into words"):
+        recipe(across="tokenizers", data=words)
+    with pytest.raises(RequestError, match=r"student\.across: teacher is cut into words"):
+        load.recipe(
+            {
+                "name": "words",
+                "data": words,
+                "model": {"dim": 32, "layers": 1, "attention": {"heads": 2}},
+                "train": {"steps": 7, "batch": 4},
+                "stages": {
+                    "teacher": {"stage": "pretrain"},
+                    "student": {
+                        "stage": "distill",
+                        "teacher": "teacher",
+                        "across": "tokenizers",
+                        "data": {"tokenizer": "byte"},
+                    },
+                },
+            }
+        )
+
+
+def test_an_option_of_another_divergence_is_refused():
+    with pytest.raises(RequestError, match="beta: belongs to divergence: jsd"):
+        recipe(objective={"beta": 0.3})
+    made = recipe(objective={"beta": 0.3, "divergence": "jsd"}).stages["student"]
+    assert made.objective.beta == 0.3
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ("teacher", r"start: expected random, or {from: teacher}; found 'teacher'"),
+        ({"from": "nobody"}, r"start\.from: 'nobody' is not known; use teacher, or start: random"),
+        ({"layer": [0]}, r"start\.layer: unknown name \(did you mean layers\?\)"),
+    ],
+)
+def test_a_wrong_start_is_told_once(start, said):
+    with pytest.raises(RequestError, match=said) as refused:
+        recipe(start=start)
+    assert str(refused.value).count("stages.student") == 1
+
+
 def test_controls_are_compared_where_the_student_is():
     made = recipe(report={"compare": ["teacher", "student"]}, controls=["same_tokens"])
     assert made.report.compare == ("teacher", "student", "student-same-tokens")

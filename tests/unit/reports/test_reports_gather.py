@@ -1,11 +1,14 @@
 """What a run's artifacts become in its summary."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from flyweight.config import schema
+from flyweight.errors import FlyweightError
 from flyweight.evaluation.compare import compare_models, paired
 from flyweight.evaluation.resampling import UNITS, UnitScores
 from flyweight.planning.memory import PlannedMemory
@@ -79,3 +82,14 @@ def test_the_memory_of_a_training_says_which_pieces_ran():
     artifact.identity = {"config": {"train": {"accumulate": 2}}}
     memory = gather.memory(planned, artifact, held=False)
     assert memory is not None and memory.error == 0.25
+
+
+def test_a_snapshot_that_was_not_validated_is_part_of_a_log(tmp_path):
+    log = tmp_path / "events.jsonl"
+    step = {"event": "step", "step": 1, "nll": 3.0, "lr": 0.1, "seconds": 1.0, "flops": 2.0}
+    snapshot = {"event": "snapshot", "at": 0.5, "step": 1, "nll": None}
+    log.write_text("".join(json.dumps(each) + "\n" for each in (step, snapshot)))
+    assert gather.training_curve(log).train_nll == (3.0,)
+    log.write_text(json.dumps({**step, "nll": None}) + "\n")
+    with pytest.raises(FlyweightError, match="not the log of a training"):
+        gather.training_curve(log)
