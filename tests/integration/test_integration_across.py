@@ -237,15 +237,17 @@ def test_records_and_students_agree_on_it(raw):
         config_load.recipe(raw)
 
 
-@pytest.mark.parametrize(
-    ("tokenizer", "message"),
-    [
-        ({"kind": "word"}, "across: the tokenizer of teacher: its tokens have no bytes"),
-    ],
-)
-def test_a_teacher_that_cannot_be_aligned_is_refused(raw, tmp_path, tokenizer, message):
-    raw["stages"]["teacher"]["data"]["tokenizer"] = tokenizer
-    with pytest.raises(RequestError, match=message):
+def test_a_teacher_of_words_cannot_be_aligned(raw, tmp_path):
+    raw["stages"]["teacher"]["data"]["tokenizer"] = {"kind": "word"}
+    with pytest.raises(RequestError, match="across: teacher is cut into words"):
+        config_load.recipe(raw)
+    student = raw["stages"].pop("student")
+    raw["report"] = {"compare": ["teacher"]}
+    teacher = run(raw, tmp_path)["teacher"]
+    raw["stages"] = {"student": {**student, "teacher": str(teacher.path)}}
+    raw["report"] = {"compare": ["student"]}
+    refused = "across: the tokenizer of teacher: its tokens have no bytes"
+    with pytest.raises(RequestError, match=refused):
         run(raw, tmp_path)
 
 
