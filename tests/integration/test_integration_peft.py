@@ -56,6 +56,14 @@ def answer(runs: Path, *words: str) -> Any:
 def test_an_adapter_that_was_pruned_and_trained_again_goes_to_peft(runs: Path, tmp_path: Path):
     words = ("tuning:again", "--to", "peft", "--out", f"{tmp_path}/again")
     assert answer(runs, "export", *words)["kind"] == "peft"
+    fw.export("tuning:base", to="hf", out=tmp_path / "hf", session=Session(runs=runs, threads=1))
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    wrapped = peft.PeftModel.from_pretrained(base, tmp_path / "again").eval()
+    pruned = folder.load(runs / "tuning" / "again" / "model").eval()
+    with torch.no_grad():
+        expected = pruned(TOKENS)
+        found = wrapped(TOKENS).logits[..., : expected.shape[-1]]
+    assert (found - expected).abs().max() < 1e-5
 
 
 def test_to_peft_and_back(runs: Path, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def _unknown(name: str, stage: StageConfig, recipe: Recipe) -> Iterator[str]:
     for field, reference in stage.dependencies().items():
         outside = field != SAME_AS and is_external(reference)
         if reference not in names and not outside:
-            yield (f"stages.{name}.{field}: {_missing(reference, names)}")
+            yield f"stages.{name}.{field}: {_missing(reference, names)}"
 
 
 def _missing(name: str, names: list[str]) -> str:
