@@ -237,15 +237,19 @@ def test_records_and_students_agree_on_it(raw):
         config_load.recipe(raw)
 
 
+def with_its_teacher_outside(raw, tmp_path):
+    """Train the recipe's teacher, and return the recipe of the student alone."""
+    student = raw["stages"].pop("student")
+    teacher = run({**raw, "report": {"compare": ["teacher"]}}, tmp_path)["teacher"]
+    stages = {"student": {**student, "teacher": str(teacher.path)}}
+    return {**raw, "stages": stages, "report": {"compare": ["student"]}}
+
+
 def test_a_teacher_of_words_cannot_be_aligned(raw, tmp_path):
     raw["stages"]["teacher"]["data"]["tokenizer"] = {"kind": "word"}
     with pytest.raises(RequestError, match="across: teacher is cut into words"):
         config_load.recipe(raw)
-    student = raw["stages"].pop("student")
-    raw["report"] = {"compare": ["teacher"]}
-    teacher = run(raw, tmp_path)["teacher"]
-    raw["stages"] = {"student": {**student, "teacher": str(teacher.path)}}
-    raw["report"] = {"compare": ["student"]}
+    raw = with_its_teacher_outside(raw, tmp_path)
     refused = "across: the tokenizer of teacher: its tokens have no bytes"
     with pytest.raises(RequestError, match=refused):
         run(raw, tmp_path)
@@ -256,11 +260,7 @@ def test_without_the_line_it_is_refused_and_named(raw, tmp_path):
     message = r"\(bpe of 300 and byte\); give both the same, or add across: tokenizers"
     with pytest.raises(RequestError, match=message):
         config_load.recipe(raw)
-    student = raw["stages"].pop("student")
-    raw["report"] = {"compare": ["teacher"]}
-    teacher = run(raw, tmp_path)["teacher"]
-    raw["stages"] = {"student": {**student, "teacher": str(teacher.path)}}
-    raw["report"] = {"compare": ["student"]}
+    raw = with_its_teacher_outside(raw, tmp_path)
     with pytest.raises(RequestError, match=r"different tokenizers.*or across: tokenizers"):
         run(raw, tmp_path)
     raw["stages"]["student"]["across"] = "tokenizers"

@@ -309,8 +309,8 @@ static void prepare(const layer *l, const work *w, float *x)
    `added` is that of the widest LoRA, of what it adds and its rank; so many `streams` are kept for later
    layers. */
 int step(const layer *layers, int64_t count, float *x, int64_t n, int64_t dim, int64_t wide,
-         int64_t hidden, int64_t low, int64_t added, int64_t length, int64_t streams, const int64_t *starts,
-         int64_t threads)
+         int64_t hidden, int64_t low, int64_t added, int64_t length, int64_t streams,
+         const int64_t *starts, int64_t threads)
 {
     int64_t scores = 0;
     for (int64_t i = 0; i < count; i++)
