@@ -117,8 +117,9 @@ def test_next_token_equals_the_plain_version(monkeypatch, softcap, masked, chunk
 )
 def test_distillation_equals_its_definition(monkeypatch, divergence, temperature, softcap, masked):
     monkeypatch.setattr(objectives, "chunk_rows", lambda vocab: 4)
+    mixture = {"beta": 0.3} if divergence == "jsd" else {}
     config = schema.Distillation(
-        divergence=divergence, temperature=temperature, weight=0.7, beta=0.3
+        divergence=divergence, temperature=temperature, weight=0.7, **mixture
     )
     teacher, model = decoder(seed=5, dim=28).double(), decoder(softcap=softcap).double()
     inputs, targets = batch(masked)
