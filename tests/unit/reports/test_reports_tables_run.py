@@ -159,11 +159,3 @@ def test_the_legend_explains_a_sigma_only_where_one_stands():
 
 def test_the_legend_is_plain_text():
     json.dumps(tables.LEGEND)
-
-
-def test_pruned_models_have_their_zeros_and_others_none():
-    plain = tables.table(group())
-    assert not {"sparsity", "adapter_sparsity"} & {column.key for column in plain.columns}
-    models = (made.model("a"), made.model("b", sparsity=0.6004, adapter_sparsity=0.3))
-    text = tables.markdown(group(models=models, comparisons=()))
-    assert "zeros" in text and "60.0 %" in text and "30.0 %" in text

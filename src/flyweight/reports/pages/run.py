@@ -35,6 +35,7 @@ from flyweight.reports.pages.shell import (
 )
 from flyweight.reports.report import RunReport
 from flyweight.reports.tables import run as run_tables
+from flyweight.reports.tables.run_columns import RunSubject
 from flyweight.reports.tuning import HEAD, change_cells, headline
 from flyweight.tables import engine
 from flyweight.tables.engine import Table
@@ -128,7 +129,7 @@ class RunSection:
 
     group: ModelGroup
     advice: Advice | None
-    table: Table[run_tables.RunSubject]
+    table: Table[RunSubject]
     ranking: figures.Drawing | None
     quality: list[figures.Drawing]
     curves: list[tuple[figures.Drawing, ...]]

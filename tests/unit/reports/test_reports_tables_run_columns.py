@@ -1,0 +1,16 @@
+import report_fixture as made
+
+from flyweight.reports.models import groups, ranked_models
+from flyweight.reports.tables import run as tables
+
+
+def group(**changes):
+    return groups(ranked_models([made.quickstart(**changes)]))[0]
+
+
+def test_pruned_models_have_their_zeros_and_others_none():
+    plain = tables.table(group())
+    assert not {"sparsity", "adapter_sparsity"} & {column.key for column in plain.columns}
+    models = (made.model("a"), made.model("b", sparsity=0.6004, adapter_sparsity=0.3))
+    text = tables.markdown(group(models=models, comparisons=()))
+    assert "zeros" in text and "60.0 %" in text and "30.0 %" in text
