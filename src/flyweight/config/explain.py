@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 import typing
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -48,11 +49,34 @@ def faults(
     result = []
     top = set(around.model_fields) if around else set[str]()
     for fault in error.errors():
-        names, configs = _place(roots, fault["loc"])
-        text = _text(fault, names, configs)
-        if fault["type"] == "extra_forbidden" and names[-1] in top:
-            text = f"unknown name (did you mean {names[-1]}, at the top of the recipe?)"
-        result.append(Fault(tuple(names), text, fault["type"]))
+        place = _place(roots, fault["loc"])
+        text = _text(fault, place.names, place.configs)
+        if fault["type"] == "extra_forbidden" and place.names[-1] in top:
+            text = f"unknown name (did you mean {place.names[-1]}, at the top of the recipe?)"
+        result.append((place, Fault(tuple(place.names), text, fault["type"])))
+    return _of_unions(result)
+
+
+def _of_unions(found: list[tuple[_Place, Fault]]) -> list[Fault]:
+    """Return one fault for a value that fits no form of a plain union, such as a word or a list.
+
+    Where a fault lies within a value, the value has the form that it is told for, and what other
+    forms say of it is left out.
+    """
+    result = list[Fault]()
+    within = {place.union for place, fault in found if place.union and fault.path != place.union}
+    forms = dict[tuple[str, ...], int]()
+    for place, fault in found:
+        whole = place.union == fault.path
+        if whole and fault.path in within:
+            continue
+        if whole and fault.path in forms:
+            at = forms[fault.path]
+            result[at] = replace(result[at], text=f"{result[at].text}; otherwise {fault.text}")
+            continue
+        if whole:
+            forms[fault.path] = len(result)
+        result.append(fault)
     return result
 
 
@@ -90,7 +114,8 @@ def _text(fault: Any, names: Sequence[str], configs: Sequence[type[BaseModel]]) 
         case "value_error":
             return str(context["error"])
         case "literal_error":
-            return f"{value} is not one of {context['expected']}"
+            of = "one of " if " or " in context["expected"] else ""
+            return f"{value} is not {of}{context['expected']}"
         case "model_type" | "dict_type" | "model_attributes_type":
             return f"expected fields (key: value), found {value}"
         case "too_short" | "too_long":
@@ -144,41 +169,53 @@ def _tag(model: type[BaseModel]) -> str | None:
     return None
 
 
-def _place(
-    roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]
-) -> tuple[list[str], list[type[BaseModel]]]:
-    """Return a fault's path without union tags, and the configs it may be of."""
-    names: list[str] = []
-    current = list(roots)
+@dataclass
+class _Place:
+    """A fault's path without the names of union members, and the configs that it may be of.
+
+    `union` is the path of the value that may have several plain forms, such as a word or a list.
+    """
+
+    names: list[str] = field(default_factory=list[str])
+    configs: list[type[BaseModel]] = field(default_factory=list[type[BaseModel]])
+    union: tuple[str, ...] | None = None
+
+
+_FORM = re.compile(r"(literal|tuple|list)\[|(constrained|function)-|(int|float|bool|str)$")
+"""The names of plain members of unions, as pydantic has them in the place of a fault."""
+
+
+def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) -> _Place:
+    """Return what a fault's location stands for; see `_Place`."""
+    place = _Place(configs=list(roots))
     mapping: Any = None
     for step, part in enumerate(location):
-        last = step == len(location) - 1
-        tagged = [model for model in current if _tag(model) == part]
+        last, known = step == len(location) - 1, _fields(place.configs)
+        tagged = [model for model in place.configs if _tag(model) == part]
         # Where there are several kinds a tag comes first, even one that is also a field of another
         # kind (mlp).
-        if (
-            tagged
-            and mapping is None
-            and (len(current) > 1 or not (last or part in _fields(current)))
-        ):
-            current = tagged
+        if tagged and mapping is None and (len(place.configs) > 1 or not (last or part in known)):
+            place.configs = tagged
             continue
-        names.append(str(part))
+        if mapping is None and part not in known and _FORM.match(str(part)):
+            place.union = tuple(place.names)
+            continue
+        place.names.append(str(part))
         if last:
             break
         if mapping is not None:
-            current, mapping = config_classes(mapping), None
+            place.configs, mapping = config_classes(mapping), None
             continue
         annotations = [
             model.model_fields[str(part)].annotation
-            for model in current
+            for model in place.configs
             if str(part) in model.model_fields
         ]
         if annotations and typing.get_origin(annotations[0]) is dict:
             mapping = typing.get_args(annotations[0])[1]
         elif annotations:
-            current = [model for annotation in annotations for model in config_classes(annotation)]
-    return names, current
+            place.configs = [each for one in annotations for each in config_classes(one)]
+    return place
 
 
 def _fields(models: Sequence[type[BaseModel]]) -> list[str]:

@@ -208,6 +208,11 @@ class _Planner:
                 f"budget.memory: freed memory goes back to the system at once; for that, steps are "
                 f"counted as {time.HELD:g} times as long"
             )
+        elif stages and self.machine.runtime.device == "cpu":
+            self.described.assumed.append(
+                "memory is what is in use; without budget.memory freed blocks are kept for later, "
+                "and up to 1.8 times as much was held"
+            )
         models = self.described.models
         compared = recipe.report.compare or models
         evaluated = self._evaluations()

@@ -95,6 +95,9 @@ def test_an_option_of_another_divergence_is_refused():
         ("teacher", r"start: expected random, or {from: teacher}; found 'teacher'"),
         ({"from": "nobody"}, r"start\.from: 'nobody' is not known; use teacher, or start: random"),
         ({"layer": [0]}, r"start\.layer: unknown name \(did you mean layers\?\)"),
+        ({"layers": []}, r"start\.layers: \[\] is not 'even'; otherwise needs at least 1 entry"),
+        ({"layers": "odd"}, r"start\.layers: 'odd' is not 'even'; otherwise expected a list"),
+        ({"layers": [0, -1]}, r"start\.layers\.1: has to be at least 0, and is -1"),
     ],
 )
 def test_a_wrong_start_is_told_once(start, said):

@@ -100,6 +100,14 @@ def test_every_part_of_a_stages_memory_is_in_its_total_and_is_printed():
     assert any("most memory: " in line and "libraries" in line for line in found.remarks())
 
 
+@pytest.mark.parametrize("budget", [{}, {"memory": "1TB"}])
+def test_freed_blocks_are_told_of_where_they_are_kept(budget):
+    told = any(
+        "freed blocks are kept" in line for line in planner.plan(recipe(budget=budget), CPU).assumed
+    )
+    assert told is (not budget)
+
+
 def test_the_masks_of_isolated_documents_are_planned():
     raw = {"corpus": "python-stdlib", "tokenizer": {"kind": "bpe", "vocab": 500}, "context": 32}
     train = {"steps": 10, "batch": 4, "precision": "fp32"}

@@ -39,6 +39,8 @@ def test_a_vocabulary_that_is_only_assumed_refuses_no_model(tmp_path, text_file)
     assert [note.partition(" (")[0] for note in planned.assumed] == [
         "1024 word tokens",
         "200 char tokens",
+        "memory is what is in use; without budget.memory freed blocks are kept for later, "
+        "and up to 1.8 times as much was held",
     ]
     made = study_cells.cells(study)[0]
     known = {
