@@ -9,7 +9,8 @@ from flyweight.api import Session
 from flyweight.config import load as config_load
 from flyweight.data.told import Told
 from flyweight.errors import RequestError
-from flyweight.evaluation.run_checks import ComparedRun, taught_text
+from flyweight.evaluation.compared_run import ComparedRun
+from flyweight.evaluation.run_checks import taught_text
 from flyweight.records.run_summary import Summary
 from flyweight.store.artifact import Store
 from flyweight.training import reading, teach

@@ -5,6 +5,7 @@ import json
 import random
 
 import pytest
+from stream_fixture import write_shards
 
 import flyweight as fw
 from flyweight.api.session import Session
@@ -182,3 +183,24 @@ def test_compressed_models_of_a_recipe_are_bases(study, text_file, tmp_path):
     everywhere = {**methods, "full": {"method": "full"}}
     with pytest.raises(RequestError, match=r"full.*poster-nf4|poster-nf4.*full"):
         fw.study({**asked, "methods": everywhere}, session=session)
+
+
+def test_a_base_whose_shards_are_gone_is_told_before_any_fine_tuning(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_shards(tmp_path / "shards", shards=2)
+    stream = {"source": "shards/*.jsonl.gz", "validation": "2kB", "test": "2kB"}
+    plain = {
+        **study["bases"]["plain"],
+        "data": {"stream": stream, "tokenizer": "byte", "context": 64},
+    }
+    session = Session(runs=tmp_path / "runs", quiet=True)
+    fw.run(
+        {"name": "streamed", "stages": {"plain": plain}, "report": {"measure": []}}, session=session
+    )
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    bases = {"plain": {"model": "streamed:plain"}}
+    asked = {**study, "name": "gone", "bases": bases, "methods": {"lora": {"method": "lora"}}}
+    with pytest.raises(RequestError, match="shards/"):
+        fw.study(asked, session=session)
+    assert not list((tmp_path / "runs").glob("finetune-*"))

@@ -22,7 +22,7 @@ from flyweight.reports.cards import card
 from flyweight.reports.pages import run as page, study as study_page, tuning_study as tuning_page
 from flyweight.store import gc as garbage
 from flyweight.store.artifact import Store
-from flyweight.studies import cells as studies
+from flyweight.studies import study_files
 
 if TYPE_CHECKING:
     from flyweight.diagnosis.examine import Health
@@ -101,7 +101,7 @@ def _within(path: Path, folder: Path) -> bool:
 
 def shipped_studies() -> list[str]:
     """Return the names of the studies that come with the package."""
-    return studies.shipped()
+    return study_files.shipped()
 
 
 def shipped_models() -> list[str]:

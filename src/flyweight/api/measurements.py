@@ -19,7 +19,8 @@ from flyweight.api.session import DEFAULT, Session, uses_runs_root
 from flyweight.config import catalogue, load as config_load, schema
 from flyweight.errors import RequestError
 from flyweight.evaluation.compare import BITS, compare_models
-from flyweight.evaluation.run_checks import ComparedRun, audit_run
+from flyweight.evaluation.compared_run import ComparedRun
+from flyweight.evaluation.run_checks import audit_run
 from flyweight.pipeline.runner import Runner
 from flyweight.records.audit import AuditResult
 from flyweight.records.lm_eval import LmEvalScores

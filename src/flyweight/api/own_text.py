@@ -25,7 +25,7 @@ from flyweight.errors import RequestError
 from flyweight.planning.defaults import ChosenRecipe, suggest
 from flyweight.planning.time import Machine
 from flyweight.store.artifact import Store
-from flyweight.studies import cells as studies
+from flyweight.studies import study_files
 
 TEXTS = "texts.json"
 """The file in the runs root with the text of each run of `train`, by the run's name."""
@@ -123,7 +123,7 @@ def is_text(word: str, session: Session = DEFAULT) -> bool:
 
     Names of recipes, studies, configs and models do not.
     """
-    if word in shipped() or studies.is_study(word) or model_references.is_config(word):
+    if word in shipped() or study_files.is_study(word) or model_references.is_config(word):
         return False
     if word in SOURCES:
         return True

@@ -17,7 +17,7 @@ from flyweight.config import (
     schema,
 )
 from flyweight.errors import RequestError
-from flyweight.studies import cells as studies
+from flyweight.studies import study_files
 
 NO_STAGES = "without: {} is not a recipe, and has no stages to leave out"
 
@@ -73,7 +73,7 @@ def _read(recipe: str | Path) -> dict[str, Any]:
         return config_load.parse_yaml(source, name)
     if Path(recipe).exists() or Path(recipe).suffix in (".yaml", ".yml"):
         return config_load.read_yaml(Path(recipe))
-    if name in studies.shipped():
+    if name in study_files.shipped():
         raise RequestError(f"{name} is a study, not a recipe: flyweight study {name}")
     near = config_load.nearest(name, shipped())
     raise RequestError(f"no recipe is called {name!r}{near}; or name a YAML file")

@@ -43,7 +43,7 @@ from flyweight.store.artifact import Artifact
 from flyweight.store.budget import BudgetSpent
 from flyweight.store.run_registry import RunRegistry
 from flyweight.store.stage import Context
-from flyweight.studies import cells as studies
+from flyweight.studies import study_files
 
 
 @shows_progress
@@ -186,7 +186,7 @@ def _recipe(
         return recipe
     is_recipe = (
         not isinstance(recipe, str)
-        or recipe in (*shipped(), *studies.shipped())
+        or recipe in (*shipped(), *study_files.shipped())
         or Path(recipe).exists()
     )
     run = None if is_recipe else model_references.description_of_run(str(recipe), session.store)

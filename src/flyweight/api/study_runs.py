@@ -21,7 +21,7 @@ from flyweight.planning.grid import GridPlan
 from flyweight.planning.time import Machine
 from flyweight.reports.pages import study as study_page, tuning_study as tuning_page
 from flyweight.store.artifact import Artifact, Store
-from flyweight.studies import cells as studies, run as study_run, tuning
+from flyweight.studies import run as study_run, study_files, study_plan, tuning
 
 
 @reads_models
@@ -39,7 +39,7 @@ def study(
     """
 
     def over(study: study_config.Study) -> list[str]:
-        return studies.over_time(
+        return study_plan.over_time(
             _study_plan(study, machine_of(session), session.store, session.data_folder)
         )
 
@@ -50,12 +50,12 @@ def study(
             )
         if isinstance(target, TuningStudy):
             return _tuning_study(target, yes, session)
-        return _study(studies.checked(target, target.name, yes, over), yes, session)
-    where, raw = studies.read_raw(target)
+        return _study(study_files.checked(target, target.name, yes, over), yes, session)
+    where, raw = study_files.read_raw(target)
     if tuning_study.is_tuning_study(raw):
         parsed = tuning_study.parse(config_load.override(raw, overrides), where)
         return _tuning_study(parsed, yes, session)
-    return _study(studies.load(target, *overrides, yes=yes, over=over), yes, session)
+    return _study(study_files.load(target, *overrides, yes=yes, over=over), yes, session)
 
 
 @uses_runs_root
@@ -66,7 +66,7 @@ def _tuning_study(checked: TuningStudy, yes: bool, session: Session) -> TuningSt
         return model_references.find(reference, context.store, where, context.watch)
 
     planned = tuning_study_plan(checked, session)
-    warnings = studies.over_time(planned)
+    warnings = study_plan.over_time(planned)
     if checked.run_count > checked.limit.runs:
         warnings.append(
             f"limit.runs: {checked.limit.runs:,}, but this study has {checked.run_count:,} "
@@ -97,7 +97,7 @@ def _study(checked: study_config.Study, yes: bool, session: Session) -> StudyRun
     if not planned.cells:
         reasons = (*planned.warnings, *planned.left_out)
         raise RequestError("\n".join([f"{checked.name}:", *(f"  {reason}" for reason in reasons)]))
-    if (warnings := studies.over_time(planned)) and not yes:
+    if (warnings := study_plan.over_time(planned)) and not yes:
         raise RequestError(
             "\n".join([f"{checked.name}:", *(f"  {warning}" for warning in warnings)])
         )
@@ -122,6 +122,6 @@ def _study_plan(
     plan is made without it.
     """
     try:
-        return studies.plan(checked, machine, vocabularies(store), data_dir)
+        return study_plan.plan(checked, machine, vocabularies(store), data_dir)
     except RequestError:
-        return studies.plan(checked, machine, {}, data_dir)
+        return study_plan.plan(checked, machine, {}, data_dir)

@@ -37,7 +37,7 @@ from flyweight.planning.recipe_plan import Plan
 from flyweight.planning.time import Machine
 from flyweight.planning.vocabulary import vocabulary_key
 from flyweight.store.artifact import Artifact, Store
-from flyweight.studies import cells as studies, tuning_plan
+from flyweight.studies import study_files, study_plan, tuning_plan
 
 AnyStudy = study_config.Study | TuningStudy
 """A checked study: of models trained from nothing, or of fine-tuning."""
@@ -52,7 +52,7 @@ def plan(
     if session.device is not None or session.threads is not None:
         session.runtime()  # a device that this machine lacks is refused for a single model too
     if isinstance(target, study_config.Study):
-        return studies.plan(
+        return study_plan.plan(
             target, machine_of(session), vocabularies(session.store), session.data_folder
         )
     if isinstance(target, TuningStudy):
@@ -74,7 +74,7 @@ def plan(
         return ModelPlan.of(target)
     if not isinstance(target, Artifact) and model_references.is_config(target):
         return ModelPlan.of(model_references.config(target))
-    names = [*shipped(), *studies.shipped(), *catalogue.names()]
+    names = [*shipped(), *study_files.shipped(), *catalogue.names()]
     return ModelPlan.of(known_config(model_references.find(target, session.store, also=names)))
 
 
@@ -115,7 +115,7 @@ def planned(
         return load(target, *overrides, *words, without=without)
     if without and not recipe_that_trains(target):
         raise RequestError(NO_STAGES.format(target))
-    if studies.is_study(target):
+    if study_files.is_study(target):
         return _planned_study(target, target, overrides, limits)
     if not (overrides or limits or without):
         return target
@@ -155,10 +155,10 @@ def _planned_study(
         )
     words = [f"limit.time={value}" for value in limits.values()]
     # `yes`: a plan is the way to learn how large a grid is.
-    where, raw = studies.read_raw(target)
+    where, raw = study_files.read_raw(target)
     if is_tuning_study(raw):
         return tuning_study_config.parse(config_load.override(raw, [*overrides, *words]), where)
-    return studies.load(target, *overrides, *words, yes=True)
+    return study_files.load(target, *overrides, *words, yes=True)
 
 
 def _is_recipe(path: Any) -> bool:

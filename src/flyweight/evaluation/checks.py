@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,6 +128,11 @@ def judged(name: str, measured: float, bound: float, passed: bool, why: str = ""
 def at_most(name: str, measured: float, bound: float, why: str = "") -> Check:
     """Return a check that passes up to its bound."""
     return judged(name, measured, bound, measured <= bound, why)
+
+
+def no_faults(name: str, faults: Sequence[str], sound: str) -> Check:
+    """Return a check that fails with its first faults, or passes with what was found."""
+    return at_most(name, float(len(faults)), 0.0, "; ".join(faults[:3]) or sound)
 
 
 def not_applicable(name: str, why: str) -> Check:

@@ -7,16 +7,13 @@ one `Check`. A pair of numbers may be compared where one thing is different betw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import combinations
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
-from typing import Any
 
-from flyweight.config.adapters import MERGEABLE
-from flyweight.core.files import read_json
 from flyweight.errors import FlyweightError
-from flyweight.evaluation.checks import at_most, not_applicable
+from flyweight.evaluation import run_speed_checks as speed
+from flyweight.evaluation.checks import at_most, no_faults, not_applicable
+from flyweight.evaluation.compared_run import ComparedRun
 from flyweight.evaluation.record_checks import record_faults
 from flyweight.evaluation.resampling import UNITS, UnitScores
 from flyweight.records.audit import AuditResult, Check
@@ -24,50 +21,9 @@ from flyweight.records.likelihood import Likelihood
 from flyweight.records.metric import Metric
 from flyweight.records.run_summary import CorpusSummary, ModelSummary, Summary
 from flyweight.records.verification import Verification
-from flyweight.store import measurements
-from flyweight.store.artifact import Artifact, Store
-from flyweight.store.measurements import Measurements
+from flyweight.store.artifact import Artifact
 
 ARITHMETIC = 1e-6
-CONDITIONS = ("machine", "device", "threads", "batch", "prompt", "new_tokens", "libraries")
-"""What has to be equal between speeds in one table."""
-FACTORS = ("model", "precision", "attention", *CONDITIONS)
-"""What may make one model faster than another."""
-
-
-@dataclass(frozen=True)
-class ComparedRun:
-    """A run's summary, and the artifacts of its models and of their measurements, by model name."""
-
-    summary: Summary
-    models: Mapping[str, Artifact] = field(default_factory=dict)
-    measured: Mapping[str, Measurements] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, summary: Summary, store: Store) -> ComparedRun:
-        """Return a run with what is left of its artifacts in the runs root."""
-        entries = store.entries()
-        by_id = {entry.id: entry for entry in entries if isinstance(entry, Artifact)}
-        models = {each.name: by_id[each.id] for each in summary.models if each.id in by_id}
-        measured = {name: measurements.of(model, entries) for name, model in models.items()}
-        return cls(summary, models, measured)
-
-    def benches(self) -> Iterator[tuple[str, Artifact]]:
-        """Yield each bench of a compared model, with the model's name."""
-        for name, measured in self.measured.items():
-            for bench in measured.benches:
-                yield name, bench
-
-    def reported(self) -> Iterator[tuple[str, Artifact]]:
-        """Yield the bench behind each model's speed in the summary."""
-        for model in self.summary.models:
-            if model.bench is None:
-                continue
-            for name, bench in self.benches():
-                same = bench.metrics()["metrics"]["forward_ms"] == model.bench.forward_ms.json()
-                if name == model.name and same:
-                    yield name, bench
-                    break
 
 
 def audit_run(run: ComparedRun) -> AuditResult:
@@ -81,11 +37,6 @@ def audit_run(run: ComparedRun) -> AuditResult:
             result = Check(name=name, measured=None, bound=None, verdict="fail", why=why)
         results.append(result.model_copy(update={"catches": catches}))
     return AuditResult.of(results)
-
-
-def _faults(name: str, faults: Sequence[str], sound: str) -> Check:
-    """Return a check that fails with its first faults, or passes with what was found."""
-    return at_most(name, float(len(faults)), 0.0, "; ".join(faults[:3]) or sound)
 
 
 # --- which text chooses, and which reports ---
@@ -107,7 +58,7 @@ def choice_split(run: ComparedRun) -> Check:
     if not reported and not faults:
         return not_applicable("choice_split", "no likelihood is reported")
     splits = sorted({model.evaluate.split for model in reported if model.evaluate})
-    return _faults("choice_split", faults, f"reported on {', '.join(splits)}")
+    return no_faults("choice_split", faults, f"reported on {', '.join(splits)}")
 
 
 def _choosers(run: ComparedRun) -> dict[str, str]:
@@ -157,7 +108,7 @@ def whole_split(run: ComparedRun) -> Check:
             )
     if not models:
         return not_applicable("whole_split", "no likelihood is reported")
-    return _faults("whole_split", faults, f"{len(models)} models, each on all targets")
+    return no_faults("whole_split", faults, f"{len(models)} models, each on all targets")
 
 
 def same_text(run: ComparedRun) -> Check:
@@ -173,7 +124,7 @@ def same_text(run: ComparedRun) -> Check:
     if not run.summary.comparisons:
         return not_applicable("same_text", "no likelihoods are compared")
     sound = f"{len(run.summary.comparisons)} pairs, each on one text"
-    return _faults("same_text", faults, sound)
+    return no_faults("same_text", faults, sound)
 
 
 def _evaluated(summary: Summary) -> Iterator[tuple[ModelSummary, CorpusSummary]]:
@@ -281,135 +232,12 @@ def figures_measured(run: ComparedRun) -> Check:
             figures = [bench.metrics()["metrics"]["forward_ms"] for bench in measured.benches]
             if model.bench.forward_ms.json() not in figures:
                 faults.append(f"{model.name}: no bench has its speed")
-    return _faults("figures_measured", faults, f"{count} results, each with its artifact")
+    return no_faults("figures_measured", faults, f"{count} results, each with its artifact")
 
 
 def _nlls(evaluations: Sequence[Artifact]) -> Iterator[Metric]:
     for artifact in evaluations:
         yield Likelihood.from_metrics(artifact.metrics()).nll
-
-
-# --- speed ---
-
-
-def one_factor(run: ComparedRun) -> Check:
-    """Check that no speed-up is claimed where two factors changed at once.
-
-    Two models' speeds may differ in one of FACTORS. Where they differ in more, other benches of the
-    run must lead from one to the other, one factor at a time: the controls.
-    """
-    reported = list(run.reported())
-    if len(reported) < 2:
-        return not_applicable("one_factor", "no speeds are compared")
-    nodes = [_factors(name, bench) for name, bench in run.benches()]
-    faults = []
-    for (a, a_bench), (b, b_bench) in combinations(reported, 2):
-        start, end = _factors(a, a_bench), _factors(b, b_bench)
-        if not _connected(start, end, nodes):
-            changed = ", ".join(_changed(start, end))
-            faults.append(f"{a} and {b} differ in {changed}, and no control has one of them alone")
-    return _faults("one_factor", faults, f"{len(reported)} speeds, one factor apart or controlled")
-
-
-def _factors(name: str, bench: Artifact) -> dict[str, object]:
-    """Return what a speed was measured with."""
-    identity, metrics = bench.identity, bench.metrics()
-    of_bench = {key: metrics.get(key) for key in ("precision", "attention", "batch", "prompt")}
-    return {
-        "model": name,
-        **of_bench,
-        "new_tokens": metrics.get("new_tokens"),
-        "threads": metrics.get("threads"),
-        "device": metrics.get("device"),
-        "machine": identity["machine"],
-        "libraries": str(sorted((identity["libraries"] or {}).items())),
-    }
-
-
-def _changed(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
-    return [name for name in FACTORS if a[name] != b[name]]
-
-
-def _connected(
-    start: Mapping[str, object], end: Mapping[str, object], nodes: Sequence[Mapping[str, object]]
-) -> bool:
-    """Return whether single-factor steps lead from one bench to another."""
-    reached, new = [start], [start]
-    while new:
-        if any(len(_changed(node, end)) <= 1 for node in new):
-            return True
-        new = [
-            node
-            for node in nodes
-            if node not in reached and any(len(_changed(node, each)) <= 1 for each in new)
-        ]
-        reached += new
-    return False
-
-
-def same_conditions(run: ComparedRun) -> Check:
-    """Check that the speeds of a table were measured on one machine, under one load.
-
-    The benches' machine, device, threads, batch, lengths and libraries are equal, and each is of a
-    fresh process whose memory before the model is told.
-    """
-    reported = list(run.reported())
-    if not reported:
-        return not_applicable("same_conditions", "no speed is reported")
-    faults = []
-    first_name, first = reported[0]
-    for name, bench in reported:
-        changed = [
-            key
-            for key in CONDITIONS
-            if _factors(name, bench)[key] != _factors(first_name, first)[key]
-        ]
-        if changed:
-            faults.append(f"{first_name} and {name} were measured with another {changed[0]}")
-        if not bench.metrics().get("baseline_bytes"):
-            faults.append(f"{name}: what its process held before the model is not known")
-    return _faults("same_conditions", faults, f"{len(reported)} speeds under the same conditions")
-
-
-def attention_asked(run: ComparedRun) -> Check:
-    """Check that a bench which asks for a kernel of attention has seen it run."""
-    asked: list[str] = []
-    faults = []
-    for name, bench in run.benches():
-        wanted, seen = bench.metrics().get("attention"), bench.metrics().get("kernel")
-        if wanted in (None, "auto"):
-            continue
-        asked.append(name)
-        if wanted != seen:
-            faults.append(f"{name}: {wanted} was asked for and {seen or 'no kernel'} was seen")
-    if not asked:
-        return not_applicable("attention_asked", "no bench asks for a kernel")
-    return _faults("attention_asked", faults, f"{len(asked)} benches saw what they asked for")
-
-
-def merged_speed(run: ComparedRun) -> Check:
-    """Check that adapters which can become part of their matrices are merged where speed counts."""
-    adapted, faults = [], []
-    merges = {
-        artifact.identity["parents"].get("input")
-        for name, artifact in run.models.items()
-        if artifact.stage == "merge" and run.measured[name].benches
-    }
-    for name, artifact in run.models.items():
-        kinds = {each["kind"] for each in _adapters(artifact)}
-        if not kinds or not kinds <= set(MERGEABLE) or not run.measured[name].benches:
-            continue
-        adapted.append(name)
-        if artifact.id not in merges:
-            faults.append(f"{name}: its adapters are not merged, and no merge of it is benched")
-    if not adapted:
-        return not_applicable("merged_speed", "no benched model has adapters that can be merged")
-    return _faults("merged_speed", faults, f"{len(adapted)} adapted models beside their merges")
-
-
-def _adapters(artifact: Artifact) -> list[dict[str, Any]]:
-    path = artifact.path / "model" / "config.json"
-    return list(read_json(path).get("adapters") or ()) if path.is_file() else []
 
 
 # --- the models ---
@@ -430,7 +258,7 @@ def models_audited(run: ComparedRun) -> Check:
             faults += [f"{model.name} fails {name}" for name in failed]
     if not count:
         return not_applicable("models_audited", "no compared model was audited")
-    return _faults("models_audited", faults, f"{count} models passed")
+    return no_faults("models_audited", faults, f"{count} models passed")
 
 
 def exports_verified(run: ComparedRun) -> Check:
@@ -446,7 +274,7 @@ def exports_verified(run: ComparedRun) -> Check:
                     faults.append(f"{name}: {each.export} is not the model ({each.why})")
     if not count:
         return not_applicable("exports_verified", "no export was verified (flyweight verify)")
-    return _faults("exports_verified", faults, f"{count} exports")
+    return no_faults("exports_verified", faults, f"{count} exports")
 
 
 def taught_text(run: ComparedRun) -> Check:
@@ -461,7 +289,7 @@ def taught_text(run: ComparedRun) -> Check:
         faults += [f"{name}: {why}" for why in record_faults(student, Artifact.glance(folder))]
     if not count:
         return not_applicable("taught_text", "no teacher has another tokenizer than its student")
-    return _faults("taught_text", faults, f"{count} records of the students' own text")
+    return no_faults("taught_text", faults, f"{count} records of the students' own text")
 
 
 RUN_CHECKS: dict[str, tuple[Callable[[ComparedRun], Check], str]] = {
@@ -470,10 +298,10 @@ RUN_CHECKS: dict[str, tuple[Callable[[ComparedRun], Check], str]] = {
     "same_text": (same_text, "likelihoods of different texts or tokenizers compared"),
     "reported_arithmetic": (reported_arithmetic, "reported numbers that were scaled"),
     "figures_measured": (figures_measured, "numbers without a measurement"),
-    "one_factor": (one_factor, "a speed-up of two changes at once, without a control"),
-    "same_conditions": (same_conditions, "speeds of different machines, loads or processes"),
-    "attention_asked": (attention_asked, "a bench that ran another kernel than it names"),
-    "merged_speed": (merged_speed, "the speed of adapters that should have been merged"),
+    "one_factor": (speed.one_factor, "a speed-up of two changes at once, without a control"),
+    "same_conditions": (speed.same_conditions, "speeds of different machines, loads or processes"),
+    "attention_asked": (speed.attention_asked, "a bench that ran another kernel than it names"),
+    "merged_speed": (speed.merged_speed, "the speed of adapters that should have been merged"),
     "exports_verified": (exports_verified, "an export that is not the model that was measured"),
     "taught_text": (taught_text, "a teacher across tokenizers that read another text"),
     "models_audited": (models_audited, "a compared model that fails its own audit"),

@@ -285,7 +285,8 @@ def run(
 ) -> TuningStudySummary:
     """Make every base and run that is not there yet, measure it, and return the summary.
 
-    Raises RequestError before any work for a task that cannot be read or scored as asked.
+    Raises RequestError before any work for a task that cannot be read or scored as asked. It does
+    so before any fine-tuning where the own text of a base cannot be read.
     """
     for task in study.tasks:
         scored_split(study, task, context.data_dir)
@@ -293,6 +294,7 @@ def run(
     first = Runner(replace(context, runtime=replace(context.runtime, seed=seed)))
     bases = _Bases(study, first, resolve)
     bases.make()
+    studied = tuple(bases.studied(name) for name in study.bases)
     plans = {cell.name: cell.stage for cell in planned.cells}
     grid = _Grid(study, context, bases, plans)
     untouched = {
@@ -313,7 +315,7 @@ def run(
         environment=Environment(
             **machine.describe(context.runtime.device, context.runtime.threads)
         ),
-        bases=tuple(bases.studied(name) for name in study.bases),
+        bases=studied,
         tasks=tuple(_task(study, name, scores) for name in study.tasks),
         untouched=tuple(
             BaseScores(

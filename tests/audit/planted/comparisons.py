@@ -16,10 +16,10 @@ from audit.planted.mistake import Mistake
 from audit_fixture import Lab
 
 from flyweight.core.files import write_sealed
-from flyweight.evaluation import run_checks
+from flyweight.evaluation import run_checks, run_speed_checks
 from flyweight.evaluation.compare import paired
+from flyweight.evaluation.compared_run import ComparedRun
 from flyweight.evaluation.resampling import UnitScores
-from flyweight.evaluation.run_checks import ComparedRun
 from flyweight.records.audit import AuditResult, Check
 from flyweight.records.bench import BenchResult, PassSeconds
 from flyweight.records.metric import Metric
@@ -179,7 +179,7 @@ HALF = bench(precision="fp16")
 
 def controlled(lab: Lab) -> Check:
     """fp32 against NF4 in fp16 with the fp32 model in fp16 beside them."""
-    return run_checks.one_factor(two(lab, benched=HALF).control("a", HALF).run())
+    return run_speed_checks.one_factor(two(lab, benched=HALF).control("a", HALF).run())
 
 
 def two_tokenizers(lab: Lab, by_token: bool) -> Check:
@@ -235,7 +235,7 @@ def unmerged(lab: Lab, merge: bool) -> Check:
         made_up.model("merged", stage="merge")
         parents = made_up.artifacts["merged"].identity["parents"]
         parents["input"] = made_up.artifacts["adapted"].id
-    return run_checks.merged_speed(made_up.run())
+    return run_speed_checks.merged_speed(made_up.run())
 
 
 def a_failed_audit(lab: Lab) -> Check:
@@ -295,8 +295,8 @@ MISTAKES = (
         "memory is read in a process that still holds other models",
         "caught",
         "same_conditions",
-        planted(run_checks.same_conditions, benched=bench(baseline_bytes=0)),
-        sound(run_checks.same_conditions),
+        planted(run_speed_checks.same_conditions, benched=bench(baseline_bytes=0)),
+        sound(run_speed_checks.same_conditions),
     ),
     Mistake(
         "two_factors_at_once",
@@ -305,7 +305,7 @@ MISTAKES = (
         "a speed-up of fp32 to fp16 with NF4, without fp16 alone",
         "caught",
         "one_factor",
-        planted(run_checks.one_factor, benched=HALF),
+        planted(run_speed_checks.one_factor, benched=HALF),
         controlled,
     ),
     Mistake(
@@ -325,8 +325,8 @@ MISTAKES = (
         "20 new tokens of one model are compared with 10 of another",
         "caught",
         "same_conditions",
-        planted(run_checks.same_conditions, benched=bench(new_tokens=10)),
-        sound(run_checks.same_conditions),
+        planted(run_speed_checks.same_conditions, benched=bench(new_tokens=10)),
+        sound(run_speed_checks.same_conditions),
     ),
     Mistake(
         "padded_throughput",
@@ -402,8 +402,8 @@ MISTAKES = (
         "speeds of two machines stand in one table",
         "caught",
         "same_conditions",
-        planted(run_checks.same_conditions, machine="another processor"),
-        sound(run_checks.same_conditions),
+        planted(run_speed_checks.same_conditions, machine="another processor"),
+        sound(run_speed_checks.same_conditions),
     ),
     Mistake(
         "another_kernel",
@@ -412,8 +412,8 @@ MISTAKES = (
         "a bench names a kernel of attention, and another one ran",
         "caught",
         "attention_asked",
-        planted(run_checks.attention_asked, asked="flash", seen="math"),
-        planted(run_checks.attention_asked, asked="flash", seen="flash"),
+        planted(run_speed_checks.attention_asked, asked="flash", seen="math"),
+        planted(run_speed_checks.attention_asked, asked="flash", seen="flash"),
     ),
     Mistake(
         "an_export_of_another_model",

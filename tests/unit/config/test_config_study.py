@@ -8,7 +8,7 @@ from toy_study import toy_study
 
 from flyweight.config import study as config
 from flyweight.errors import RequestError
-from flyweight.studies import cells as studies
+from flyweight.studies import cells as study_cells, study_files
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def refused(tmp_path):
         path = tmp_path / "study.yaml"
         path.write_text(yaml.safe_dump(raw, sort_keys=False))
         with pytest.raises(RequestError) as error:
-            studies.load(path, *overrides, yes=yes)
+            study_files.load(path, *overrides, yes=yes)
         return str(error.value)
 
     return call
@@ -206,7 +206,7 @@ def test_a_group_of_several_models_needs_validation(refused, tmp_path):
     assert "findings.0.below: train.validations is 0 for small position=learned layers=1" in said
     assert "findings.0.above" not in said
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(raw))
-    assert studies.load(tmp_path / "study.yaml").name == "toy-study"
+    assert study_files.load(tmp_path / "study.yaml").name == "toy-study"
 
 
 def test_a_wrong_name_hides_no_other_fault(refused):
@@ -264,7 +264,7 @@ def test_a_word_reaches_the_fields_of_a_model_that_is_only_a_name(tmp_path, refu
     path = tmp_path / "study.yaml"
     raw = toy_study("story.txt", models={"small": "tradeoffs/transformer-2"}, findings=[])
     path.write_text(yaml.safe_dump(raw))
-    made, wrong = studies.cells(studies.load(path, "models.small.fields.dropout=0.25"))
+    made, wrong = study_cells.cells(study_files.load(path, "models.small.fields.dropout=0.25"))
     assert not wrong and made[0].config.model.dropout.residual == 0.25
     said = refused(raw, "models.small.fields.layerz=3", "seeds=[]", "metrics=[nllx]")
     assert all(

@@ -1,21 +1,14 @@
-"""From a study's file to its cells: what is laid over what, and what is planned."""
+"""The cells of a study: what is laid over what."""
 
-import pytest
-from known_machine import CPU
 from toy_study import toy_study
 
-from flyweight.config import catalogue, study as config, tuning_study
-from flyweight.errors import RequestError
-from flyweight.planning.vocabulary import vocabulary_key
-from flyweight.studies import cells as studies
-
-OTHERS = ("tradeoffs/", "compact-ladder/")
-"""Folders of the catalogue that shipped studies are written for."""
+from flyweight.config import catalogue, study as config
+from flyweight.studies import cells as study_cells
 
 
 def made(**fields):
     study = config.parse(toy_study("story.txt", **fields), "toy")
-    cells, faults = studies.cells(study)
+    cells, faults = study_cells.cells(study)
     assert not faults
     return cells
 
@@ -99,103 +92,3 @@ def test_a_model_may_be_restricted():
             models=models, data=data, budgets={"long": {"steps": 1}}, findings=[], only="a"
         )
     ] == ["a"]
-
-
-def test_the_plan_counts_every_run(tmp_path, text_file):
-    study = studies.checked(config.parse(toy_study(text_file, protocol="tuned"), "toy"), "toy")
-    plan = studies.plan(study, CPU, {}, None)
-    assert plan.totals["runs"] == 8
-    assert plan.totals["flops"] == pytest.approx(sum(4 * cell.stage.flops for cell in plan.cells))
-    assert {cell.stage.steps for cell in plan.cells} == {40}
-    tight = study.model_copy(update={"limit": config.Limit.model_validate({"time": "1ms"})})
-    assert "limit.time" in studies.plan(tight, CPU, {}, None).warnings[0]
-
-
-WORDS = {"config": {"dim": 8, "layers": 1, "embedding": {"bigram": "exact"}}}
-LETTERS = {"config": {"dim": 256, "layers": 1, "embedding": {"rank": 200}}}
-
-
-def test_a_vocabulary_that_is_only_assumed_refuses_no_model(tmp_path, text_file):
-    raw = toy_study(
-        text_file,
-        models={"words": WORDS | {"data": "words"}, "letters": LETTERS | {"data": "letters"}},
-        findings=[],
-    )
-    raw["data"] = {
-        name: {"corpus": str(text_file), "tokenizer": kind}
-        for name, kind in (("words", "word"), ("letters", "char"))
-    }
-    study = studies.checked(config.parse(raw, "toy"), "toy")
-    planned = studies.plan(study, CPU, {}, None)
-    assert [note.partition(" (")[0] for note in planned.assumed] == [
-        "1024 word tokens",
-        "200 char tokens",
-        "memory is what is in use; without budget.memory freed blocks are kept for later, "
-        "and up to 1.8 times as much was held",
-    ]
-    made = studies.cells(study)[0]
-    known = {
-        vocabulary_key(data): vocab
-        for data, vocab in zip(studies.texts(made).values(), (2000, 99), strict=True)
-    }
-    with pytest.raises(RequestError) as refused:
-        studies.plan(study, CPU, known, None)
-    assert str(refused.value).splitlines() == [
-        "toy-study:",
-        "  words on words: model: embedding.bigram: an exact table for vocab_size 2000 has "
-        "2000^2 rows; use {kind: hashed,"
-        " buckets: ...}",
-        "  letters on letters: model: embedding.rank: 200 is larger than vocab_size 99; a "
-        "factorised embedding has to be"
-        " narrower",
-    ]
-
-
-def test_findings_of_two_seeds_are_said_to_stay_undecided(text_file):
-    study = studies.checked(config.parse(toy_study(text_file, seeds=[0, 1]), "toy"), "toy")
-    planned = studies.plan(study, CPU, {}, None)
-    assert planned.notes == ("2 seeds: every finding will stay undecided; a test needs 3",)
-    assert not planned.warnings
-    assert planned.notes[0] in planned.remarks()
-
-
-def test_an_optional_text_that_is_not_there_is_left_out_of_the_plan(tmp_path, text_file):
-    (tmp_path / "wikitext-2").mkdir()
-    raw = toy_study(text_file)
-    raw["data"]["wikitext-2"] = {"corpus": "wikitext-2", "context": 32, "optional": True}
-    study = studies.checked(config.parse(raw, "toy"), "toy")
-    plan = studies.plan(study, CPU, {}, tmp_path)
-    assert plan.totals["runs"] == 6
-    assert plan.left_out[0].startswith("wikitext-2 is left out")
-
-
-OF_TUNING = [name for name in studies.shipped() if name.startswith("finetuning")]
-
-
-@pytest.mark.parametrize("name", OF_TUNING)
-def test_shipped_studies_of_fine_tuning_are_valid(name):
-    study = tuning_study.parse(studies.read_raw(name)[1], name)
-    assert study.name == name
-    assert len(study.seeds) >= 3
-    assert {"full", "frozen", "bottleneck", "lora", "prefix", "scratch"} <= set(study.methods)
-
-
-@pytest.mark.parametrize("name", [name for name in studies.shipped() if name not in OF_TUNING])
-def test_shipped_studies_are_valid(name):
-    try:
-        study = studies.load(name, yes=True)
-    except RequestError as error:
-        faults = str(error).splitlines()[1:]
-        missing = {
-            folder
-            for folder in OTHERS
-            if not any(each.startswith(folder) for each in catalogue.names())
-        }
-        assert missing
-        assert all(any(f"config: {folder}" in fault for folder in OTHERS) for fault in faults), (
-            "\n".join(faults)
-        )
-    else:
-        assert study.name == name
-        assert len(study.seeds) >= 3
-        assert study.findings
