@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flyweight.config import schema
+from flyweight.config.stream import Stream
 from flyweight.data.corpus import Corpus
 from flyweight.data.streams import open_stream
 from flyweight.data.streams.held_out import shares
@@ -44,7 +45,7 @@ def check_tokens(recipe: schema.Recipe, corpus: Callable[[schema.Data], Artifact
         streaming.check_tokens(data.stream, known, text, tokens, f"stages.{name}")
 
 
-def _check_readable(stream: schema.Stream, known: Mapping[str, Any]) -> None:
+def _check_readable(stream: Stream, known: Mapping[str, Any]) -> None:
     """Raise RequestError where what was read for the sample has too many bad shards already."""
     bad = known.get("unreadable", ())  # artifacts of earlier versions have none
     if bad and (fault := too_many(stream, len(bad), known["shards"])):
