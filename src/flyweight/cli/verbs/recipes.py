@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -207,10 +207,7 @@ def plan(
             )
         given = [f"budget.{name}={value}" for name, value in limits.items() if value is not None]
         words = [*(overrides or ()), *given]
-        written = api.with_words(target, words, without or ())["stages"]
-        assert isinstance(written, Mapping), "a recipe that was planned has stages"
-        fields = api.with_words(target, [*words, *result.words(written)], without or ())
-        shared.answer(fields, plans.recipe)
+        shared.answer(_fitted(target, words, without or (), result), plans.recipe)
         return
     answer = result.json()
     if chosen:
@@ -219,6 +216,17 @@ def plan(
     # Only what `run` or `study` would refuse is a failure, such as a grid over its limit.
     if getattr(result, "faults", ()) or (isinstance(result, GridPlan) and result.warnings):
         raise typer.Exit(1)
+
+
+def _fitted(
+    target: str, words: Sequence[str], without: Sequence[str], planned: Plan
+) -> Mapping[str, object]:
+    """Return the fields of a recipe with these words and those that make its memory fit."""
+    from flyweight import api
+
+    written = api.with_words(target, words, without)["stages"]
+    assert isinstance(written, Mapping), "a recipe that was planned has stages"
+    return api.with_words(target, [*words, *planned.words(written)], without)
 
 
 def _planned_text(
