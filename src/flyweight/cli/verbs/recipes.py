@@ -205,9 +205,8 @@ def plan(
             raise RequestError(
                 f"--fit: {target} is not a recipe; only a recipe can be changed to fit"
             )
-        given = [f"budget.{name}={value}" for name, value in limits.items() if value is not None]
-        words = [*(overrides or ()), *given]
-        shared.answer(_fitted(target, words, without or (), result), plans.recipe)
+        fields = _fitted(target, overrides or (), without or (), limits, result)
+        shared.answer(fields, plans.recipe)
         return
     answer = result.json()
     if chosen:
@@ -219,11 +218,17 @@ def plan(
 
 
 def _fitted(
-    target: str, words: Sequence[str], without: Sequence[str], planned: Plan
+    target: str,
+    overrides: Sequence[str],
+    without: Sequence[str],
+    limits: Mapping[str, str | None],
+    planned: Plan,
 ) -> Mapping[str, object]:
-    """Return the fields of a recipe with these words and those that make its memory fit."""
+    """Return a recipe's fields under these limits, changed so that its memory fits."""
     from flyweight import api
 
+    given = [f"budget.{name}={value}" for name, value in limits.items() if value is not None]
+    words = [*overrides, *given]
     written = api.with_words(target, words, without)["stages"]
     assert isinstance(written, Mapping), "a recipe that was planned has stages"
     return api.with_words(target, [*words, *planned.words(written)], without)
