@@ -71,9 +71,12 @@ def with_controls(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stand_for(raw: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the names of the stages that the words of each raw stage stand for, beside itself."""
+    """Return the names of the stages that each raw stage stands for beside itself.
+
+    They are those of its words, such as controls, and those of its lists, such as seeds.
+    """
     return {
-        name: [*record, *controls]
+        name: [*record, *controls, *(each for each in _grid(name, stage) if each != name)]
         for name, stage in raw["stages"].items()
         for _, record, controls in [_written_out(name, stage)]
     }

@@ -140,6 +140,7 @@ class TrainingMemory(StageConfig):
     steps: PositiveInt = 4
 
     measures: ClassVar[str | None] = "input"
+    noun: ClassVar[str] = "memory measurement"
     of_machine: ClassVar[bool] = True
     seconds: ClassVar[float] = 6.0
 

@@ -12,7 +12,7 @@ from flyweight.config.messages import nearest, shown
 from flyweight.config.places import recipe_places
 from flyweight.config.plugins import load_plugins
 from flyweight.config.schema import Recipe, stage_class
-from flyweight.config.variants import choose
+from flyweight.config.variants import VARIANTS, choose
 from flyweight.config.words import check_words
 from flyweight.config.yaml import parse_yaml
 from flyweight.errors import RequestError
@@ -28,6 +28,7 @@ def override(raw: dict[str, Any], words: Sequence[str]) -> dict[str, object]:
     """
     check_words(words)
     load_plugins()
+    versions = tuple(axes) if isinstance(axes := raw.get(VARIANTS), dict) else ()
     raw, words = choose(raw, words)
     for word in words:
         path, equals, text = word.partition("=")
@@ -37,15 +38,20 @@ def override(raw: dict[str, Any], words: Sequence[str]) -> dict[str, object]:
                 f"stages.teacher.train.steps=400"
             )
         keys = path.split(".")
-        _check_start(keys, raw)
+        _check_start(keys, raw, versions)
         put(raw, keys, parse_yaml(text, path), path)
     for word in words:
         _refuse_unused(word, laid_out(raw))
     return raw
 
 
-def _check_start(keys: Sequence[str], raw: Mapping[str, object]) -> None:
-    """Raise RequestError for a path that starts with an unknown name; say what may be meant."""
+def _check_start(
+    keys: Sequence[str], raw: Mapping[str, object], versions: Sequence[object]
+) -> None:
+    """Raise RequestError for a path that starts with an unknown name; say what may be meant.
+
+    `versions` are the words that choose a version of the recipe.
+    """
     stages = raw.get("stages")
     if not isinstance(stages, dict):
         return
@@ -58,14 +64,17 @@ def _check_start(keys: Sequence[str], raw: Mapping[str, object]) -> None:
     if keys[0] in stages:
         raise RequestError(f"{path}: {keys[0]} is a stage; did you mean stages.{path}?")
     meant = [".".join([place, *keys[1:]]) for place in recipe_places(keys[0])]
-    suggestion = nearest(keys[0], [*Recipe.model_fields, *DEFAULTS])
+    chosen = f"; its versions are chosen by {' and '.join(map(str, versions))}" if versions else ""
+    suggestion = nearest(keys[0], [*map(str, versions), *Recipe.model_fields, *DEFAULTS])
     if meant:
-        raise RequestError(f"{path}: unknown name (did you mean {' or '.join(meant)}?)")
-    raise RequestError(f"{path}: unknown name{suggestion}")
+        raise RequestError(f"{path}: unknown name (did you mean {' or '.join(meant)}?){chosen}")
+    raise RequestError(f"{path}: unknown name{suggestion}{chosen}")
 
 
 def put(raw: dict[str, Any], keys: Sequence[str], value: object, path: str) -> None:
     """Set a field by its keys; another kind of model takes the place of all fields of this one.
+
+    Fields on the way are copied, because stages that name one YAML anchor hold the same ones.
 
     Raises RequestError, which names `path`, where a value stands in the way.
     """
@@ -77,6 +86,7 @@ def put(raw: dict[str, Any], keys: Sequence[str], value: object, path: str) -> N
             inner = {"kind": inner}  # a choice by name, about to get an option
         elif not isinstance(inner, dict):
             raise RequestError(f"{path}: {key} holds the value {shown(inner)} and has no fields")
+        inner = dict(inner)
         raw[key] = inner
         raw = inner
     kinds = {value, kind_of_model(raw)} if isinstance(value, str) else set[str]()

@@ -142,12 +142,7 @@ def score_model(
     window = _window(config, model.config)
     new_tokens = config.new_tokens or min(rules.new_tokens, max(1, window // 2))
     rows = sampled(examples.rows, config.limit, config.sample_seed)
-    contexts = contexts_of(_context(row, examples.kind) for row in rows)
-    if int(contexts.max()) < 1:
-        raise RequestError(
-            f"{config.task}: the rows that are scored have one context; an interval needs at least "
-            "two: raise --limit or add rows"
-        )
+    contexts = _contexts(rows, examples.kind, config.task)
     template = chat_template.of(folder) if examples.kind == "messages" else None
     prompts = task_answers.task_prompts(tokenizer, rows, window, new_tokens, template)
     task_answers.require_rows(tokenizer, prompts, model.config.vocab_size or 0)
@@ -173,10 +168,7 @@ def score_model(
         one_line=rules.one_line or prompts.line_ends,
         progress=lambda done: told(0.1 + 0.9 * done),
     )
-    texts = [
-        text.removeprefix(opening.strip()).strip()
-        for text, opening in zip(texts, prompts.openings, strict=True)
-    ]
+    texts = _without_openings(texts, prompts.openings)
     scores = row_scores(texts, [row.references for row in rows], metrics)
     rated = _Rated(examples, rows, contexts, texts, scores, completions, metrics)
     record = rated.record(
@@ -209,6 +201,25 @@ def _decisive(metrics: Sequence[str], decides: str) -> str:
     """Return the metric that is held against the floor: the task's own where it is measured."""
     of_rows = [name for name in ("f1", "exact_match", *ROUGE) if name in metrics]
     return decides if decides in metrics else next(iter(of_rows), "f1")
+
+
+def _contexts(rows: Sequence[Example], kind: TaskKind, task: str) -> np.ndarray:
+    """Return which context each row has, (N,); refuse rows that all have the same."""
+    contexts = contexts_of(_context(row, kind) for row in rows)
+    if int(contexts.max()) < 1:
+        raise RequestError(
+            f"{task}: the rows that are scored have one context; an interval needs at least two: "
+            "raise --limit or add rows"
+        )
+    return contexts
+
+
+def _without_openings(texts: Sequence[str], openings: Sequence[str]) -> list[str]:
+    """Return answers without the words that their prompts had put into their mouths."""
+    return [
+        text.removeprefix(opening.strip()).strip()
+        for text, opening in zip(texts, openings, strict=True)
+    ]
 
 
 def _context(row: Example, kind: TaskKind) -> object:

@@ -74,7 +74,9 @@ class DescribedRecipe:
             elif stage.stage not in time.MEASURES:
                 self._outline(name, stage)
         except RequestError as error:
-            self.wrong.append(str(error))
+            where = f"stages.{name}"
+            fault = str(error)
+            self.wrong.append(fault if where in fault else f"{where}: {fault}")
 
     def _outline(self, name: str, stage: schema.StageConfig) -> None:
         """Plan a stage that does not train."""

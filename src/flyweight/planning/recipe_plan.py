@@ -14,7 +14,7 @@ from flyweight.errors import FlyweightError, RequestError
 from flyweight.planning.fitting import Fitting, fitting_words
 from flyweight.planning.memory import PlannedMemory
 from flyweight.planning.model_plan import ModelPlan
-from flyweight.planning.rows import TimeRow
+from flyweight.planning.rows import TimeRow, listed
 from flyweight.planning.shown import Shown, estimated
 from flyweight.records.training_memory import format_error, planning_error
 from flyweight.tables.engine import Cell, Table
@@ -233,8 +233,17 @@ class Plan(Shown):
             for name, fitting in self.fittings.items()
             for line in fitting.sentences()
         ]
-        assumed = [f"assumed: {note}" for note in self.assumed]
+        assumed = [f"assumed: {note}" for note in self._assumed_together()]
         return [*lines, *self._largest(), *self._measured(), *assumed]
+
+    def _assumed_together(self) -> list[str]:
+        """Return what was assumed: once, where several stages share it."""
+        stages = dict[str, list[str]]()
+        for each in self.assumed:
+            name, found, note = each.partition(": ")
+            named = bool(found) and " " not in name
+            stages.setdefault(note if named else each, []).extend([name] if named else [])
+        return [f"{listed(names)}: {note}" if names else note for note, names in stages.items()]
 
     def _measured(self) -> list[str]:
         """Return the memory of the largest evaluation, and what has no plan of its memory."""

@@ -14,6 +14,9 @@ from flyweight.planning.text_size import TextSize, bytes_per_token
 from flyweight.planning.time import MachineSpeed
 from flyweight.store.stage import Outline, PlannedInputs
 
+LISTED = 4
+"""Stages that a row or a remark names where it is for many."""
+
 
 @dataclass(frozen=True)
 class TimeRow:
@@ -89,12 +92,20 @@ def _untrained(
     stored = [name for name in models if name not in timed]
     if stored:
         seconds = sum(models[name].seconds for name in stored)
-        yield TimeRow(", ".join(stored), speed.slowed(seconds), "other")
+        yield TimeRow(listed(stored), speed.slowed(seconds), "other")
     for name in timed:
         yield TimeRow(name, _seconds(stages[name], outlines[name], speed), "other")
     for name, stage in stages.items():
         if stage.measures is not None:
             yield TimeRow(name, _seconds(stage, outlines[name], speed), "measuring")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the names of stages, of many the first: so a row leaves room for its numbers."""
+    if len(names) <= LISTED:
+        return ", ".join(names)
+    first = ", ".join(names[: LISTED - 1])
+    return f"{first} and {len(names) - LISTED + 1} more"
 
 
 def _seconds(stage: schema.StageConfig, outline: Outline, speed: MachineSpeed) -> float:

@@ -419,6 +419,19 @@ def test_a_seed_is_listed_once_and_its_stage_has_its_number():
         load.recipe(raw)
 
 
+def test_a_training_by_several_seeds_goes_with_what_measures_it():
+    base = {"stage": "pretrain", "data": CORPUS, "train": {"steps": 4}, "seed": [0, 1]}
+    stages = {
+        "narrow": {**base, "model": {"dim": 16, "layers": 1}},
+        "wide": {**base, "model": {"dim": 32, "layers": 1}},
+        "test": {"stage": "evaluate", "input": ["narrow-0", "narrow-1", "wide-0", "wide-1"]},
+    }
+    raw = {"name": "seeds", "stages": stages, "report": {"compare": ["narrow-0", "wide-0"]}}
+    made = load.recipe(raw, without=["narrow"])
+    assert set(made.stages) == {"wide-0", "wide-1", "test-wide-0", "test-wide-1"}
+    assert made.report.compare == ("wide-0",)
+
+
 def test_words_that_stand_for_stages_take_one_seed():
     for words in ({"controls": ["same_tokens"]}, {"told": {"k": 4}}):
         with pytest.raises(RequestError, match=r"student\.seed: .* give it one seed"):

@@ -512,3 +512,18 @@ def test_another_kind_of_model_leaves_the_fields_of_this_one():
 def test_a_stage_to_leave_out_is_named_in_a_list():
     with pytest.raises(RequestError, match=r"without='int8': .* without=\['int8'\]"):
         load.recipe(raw(), "quickstart", "int8")
+
+
+def test_a_word_changes_one_stage_of_those_that_share_an_anchor():
+    text = """
+name: shared
+data: {corpus: ptb, tokenizer: byte}
+stages:
+  first: {stage: pretrain, model: {dim: 16, layers: 1}, train: &short {steps: 8, schedule: {warmup: 0.1}}}
+  second: &other {stage: pretrain, model: {dim: 16, layers: 1}, train: *short}
+  third: {<<: *other, seed: 1}
+"""
+    words = ("stages.second.train.steps=5", "stages.third.train.schedule.warmup=0.3")
+    stages = checked(*words, text=text).stages
+    assert [stage.train.steps for stage in stages.values()] == [8, 5, 8]
+    assert [stage.train.schedule.warmup for stage in stages.values()] == [0.1, 0.1, 0.3]

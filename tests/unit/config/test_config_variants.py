@@ -109,3 +109,12 @@ def test_names_of_versions_are_text_and_what_a_version_leaves_out_is_there():
 def test_what_is_left_out_is_named_by_text():
     with pytest.raises(RequestError, match="without: 3 is not the name of a stage"):
         load.recipe({"stages": {}}, without=[3])
+
+
+def test_an_unknown_word_is_told_which_words_choose_versions():
+    with pytest.raises(
+        RequestError, match=r"protocl: .*did you mean protocol\?.* by protocol and s"
+    ):
+        made("protocl=published")
+    with pytest.raises(RequestError, match="its versions are chosen by protocol and start"):
+        made("text=wikitext-2")

@@ -6,6 +6,7 @@ from toy_recipe import toy
 import flyweight as fw
 from flyweight.api import Session
 from flyweight.config import load
+from flyweight.errors import RequestError
 
 
 def planned(text_file, tmp_path, **stages):
@@ -40,3 +41,26 @@ def test_what_cannot_be_planned_says_why(text_file, tmp_path, source, expected):
     plan = planned(text_file, tmp_path, pick=unlike, on=on(source))
     assert expected in plan.assumed
     assert "on" not in {stage.name for stage in plan.stages}
+
+
+def test_a_fault_of_a_stage_that_does_not_train_names_the_stage(text_file, tmp_path):
+    zeros = {"stage": "prune", "input": "teacher", "of": "adapters", "sparsity": 0.5}
+    with pytest.raises(RequestError, match=r"^stages\.zeros: prune: the model has no LoRA"):
+        planned(text_file, tmp_path, zeros=zeros)
+
+
+def test_a_row_for_many_stages_leaves_room_for_its_numbers(text_file, tmp_path):
+    sizes = {
+        f"size-{n}": {"stage": "quantize", "input": "teacher", "kind": "int8"} for n in range(9)
+    }
+    plan = planned(text_file, tmp_path, **sizes)
+    (row,) = [row.name for row in plan.rows if "size-0" in row.name]
+    assert row.endswith(" more") and len(row) < 60
+
+
+def test_what_several_stages_assume_is_said_once(text_file, tmp_path):
+    unlike = {"stage": "select", "among": ["teacher", "student"]}
+    more = {f"on-{n}": on("pick") for n in range(9)}
+    plan = planned(text_file, tmp_path, pick=unlike, **more)
+    (line,) = [line for line in plan.remarks() if "the model it starts from" in line]
+    assert line.startswith("assumed: on-0, on-1, on-2 and 6 more: the model it starts from is")
