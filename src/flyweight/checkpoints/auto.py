@@ -100,7 +100,10 @@ class FlyweightModel(Decoder):
         recompute = self.gradient_checkpointing and self.training and cache is None
         self.recompute = self._gradient_checkpointing_func if recompute else None
         hidden = self.hidden(input_ids, cache, mask)  # (B, T, dim)
-        return BaseModelOutputWithPast(last_hidden_state=hidden, past_key_values=past)  # pyright: ignore[reportArgumentType]
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden,
+            past_key_values=past,  # pyright: ignore[reportArgumentType]
+        )
 
     def _before(self, previous: Tensor | None, start: int, mask: Tensor | None) -> Tensor | None:
         """Return the last cached tokens (B, n), as a bigram table reads them, with padding marked.
@@ -182,7 +185,8 @@ class FlyweightForCausalLM(PreTrainedModel, GenerationMixin):
         self, input_ids: Tensor, **kwargs: object
     ) -> dict[str, object]:
         """Add the tokens before the new ones, which a bigram table needs."""
-        inputs = super().prepare_inputs_for_generation(input_ids, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+        prepare = super().prepare_inputs_for_generation  # pyright: ignore[reportAttributeAccessIssue]
+        inputs = prepare(input_ids, **kwargs)
         new = inputs["input_ids"].shape[1]
         if new < input_ids.shape[1]:
             inputs["previous_ids"] = input_ids[:, :-new]

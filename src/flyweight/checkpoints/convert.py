@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flyweight.checkpoints import attributes
-from flyweight.checkpoints.families import FAMILIES, Family, Inexpressible, Part
+from flyweight.checkpoints.families import FAMILIES
+from flyweight.checkpoints.family import Family, Inexpressible, Part
 from flyweight.checkpoints.flyweight_type import OWN, own_fields
 from flyweight.checkpoints.read import CONFIG, INDEX, TOKENIZER, WEIGHTS, Checkpoint
 from flyweight.checkpoints.weights import Header, read_rows

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flyweight.checkpoints import convert, foreign_model, proof, read, tokenizer_files
-from flyweight.checkpoints.families import Inexpressible
+from flyweight.checkpoints.family import Inexpressible
 from flyweight.checkpoints.read import TOKENIZER, Checkpoint
 from flyweight.config.schema import Architecture, ModelConfig
 from flyweight.core.events import Watcher, ignore

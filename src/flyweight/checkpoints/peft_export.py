@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from flyweight.checkpoints.families import Family, Inexpressible
+from flyweight.checkpoints.family import Family, Inexpressible
 from flyweight.checkpoints.peft_modules import (
     IA3,
     MAGNITUDE,

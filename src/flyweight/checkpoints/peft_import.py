@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flyweight.checkpoints.families import Inexpressible
+from flyweight.checkpoints.family import Inexpressible
 from flyweight.checkpoints.peft_config import PeftFields, read_fields
 from flyweight.checkpoints.peft_modules import (
     CONFIG,

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flyweight.checkpoints.families import Family, family_of
+from flyweight.checkpoints.families import family_of
+from flyweight.checkpoints.family import Family
 from flyweight.config.schema import ModelConfig
 from flyweight.spec.linears import linear_names
 

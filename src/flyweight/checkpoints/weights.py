@@ -118,7 +118,8 @@ def adapter(path: Path) -> str:
     return (
         f"{path}: an adapter of peft's ({ADAPTER}), not a whole model; its base is {base}. Import "
         f"it with its base (flyweight import {path} --onto MODEL), or merge the two with peft: "
-        f"AutoPeftModelForCausalLM.from_pretrained({str(path)!r}).merge_and_unload().save_pretrained('merged')"
+        f"AutoPeftModelForCausalLM.from_pretrained({str(path)!r}).merge_and_unload()"
+        ".save_pretrained('merged')"
     )
 
 

@@ -162,7 +162,8 @@ def verb(
             )
             for name in names
         ]
-        command.__signature__ = inspect.Signature([*own, *added])  # pyright: ignore[reportFunctionMemberAccess]
+        signature = inspect.Signature([*own, *added])
+        command.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         app.command(name=name, cls=_Verb)(command)
         return function

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from flyweight.checkpoints import load_any, template_files
 from flyweight.checkpoints.beyond import beyond, changed_fields
-from flyweight.checkpoints.families import FAMILIES, Family, Inexpressible, Part
+from flyweight.checkpoints.families import FAMILIES
+from flyweight.checkpoints.family import Family, Inexpressible, Part
 from flyweight.config import schema
 from flyweight.config.linear_kinds import LinearKind
 from flyweight.config.units import format_count, format_size

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flyweight.checkpoints.families import FAMILIES, Family, Part
+from flyweight.checkpoints.families import FAMILIES
+from flyweight.checkpoints.family import Family, Part
 from flyweight.config import schema
 from flyweight.errors import FlyweightError, RequestError
 from flyweight.formats.gguf import gguf_library

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flyweight.checkpoints import convert, load_any, read
-from flyweight.checkpoints.families import Family, Inexpressible, family_of
+from flyweight.checkpoints.families import family_of
+from flyweight.checkpoints.family import Family, Inexpressible
 from flyweight.core.files import appearing, copy_folder, disk_errors, write_text
 from flyweight.data import special
 from flyweight.data.tokenizer import Tokenizer

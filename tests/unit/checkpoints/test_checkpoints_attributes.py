@@ -8,7 +8,8 @@ import transformers
 from hub_fixture import GPT2, LLAMA, LLAMA3
 
 from flyweight.checkpoints import attributes, convert, read
-from flyweight.checkpoints.families import FAMILIES, Inexpressible
+from flyweight.checkpoints.families import FAMILIES
+from flyweight.checkpoints.family import Inexpressible
 from flyweight.config.schema import ModelConfig
 from flyweight.errors import RequestError
 

@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from flyweight.checkpoints import attributes
 from flyweight.checkpoints.beyond import DROPOUTS, FRESH_WEIGHTS, changed_fields
-from flyweight.checkpoints.families import FAMILIES, Inexpressible
+from flyweight.checkpoints.families import FAMILIES
+from flyweight.checkpoints.family import Inexpressible
 from flyweight.config.layers import Attention
 from flyweight.config.schema import ModelConfig
 from flyweight.formats import gguf

@@ -18,7 +18,8 @@ import flyweight
 from flyweight import api
 from flyweight.api.session import DEFAULT, Session, reads_models
 from flyweight.checkpoints import convert, read, unpickle
-from flyweight.checkpoints.families import FAMILIES, Inexpressible, family_of
+from flyweight.checkpoints.families import FAMILIES, family_of
+from flyweight.checkpoints.family import Inexpressible
 from flyweight.config.adapters import Frozen
 from flyweight.config.schema import ModelConfig
 from flyweight.errors import FlyweightError, RequestError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -205,11 +205,7 @@ def plan(
             raise RequestError(
                 f"--fit: {target} is not a recipe; only a recipe can be changed to fit"
             )
-        given = [f"budget.{name}={value}" for name, value in limits.items() if value is not None]
-        words = [*(overrides or ()), *given]
-        written = api.with_words(target, words, without or ())["stages"]
-        assert isinstance(written, Mapping), "a recipe that was planned has stages"
-        fields = api.with_words(target, [*words, *result.words(written)], without or ())
+        fields = _fitted(target, overrides or (), without or (), limits, result)
         shared.answer(fields, plans.recipe)
         return
     answer = result.json()
@@ -219,6 +215,23 @@ def plan(
     # Only what `run` or `study` would refuse is a failure, such as a grid over its limit.
     if getattr(result, "faults", ()) or (isinstance(result, GridPlan) and result.warnings):
         raise typer.Exit(1)
+
+
+def _fitted(
+    target: str,
+    overrides: Sequence[str],
+    without: Sequence[str],
+    limits: Mapping[str, str | None],
+    planned: Plan,
+) -> Mapping[str, object]:
+    """Return a recipe's fields under these limits, changed so that its memory fits."""
+    from flyweight import api
+
+    given = [f"budget.{name}={value}" for name, value in limits.items() if value is not None]
+    words = [*overrides, *given]
+    written = api.with_words(target, words, without)["stages"]
+    assert isinstance(written, Mapping), "a recipe that was planned has stages"
+    return api.with_words(target, [*words, *planned.words(written)], without)
 
 
 def _planned_text(

@@ -168,6 +168,7 @@ def _scatter(
     by_name = {mark.cell.name: mark for mark in marks}
     front = front_cells([mark.cell for mark in marks], metric, better, value)
     on_front = [by_name[cell.name] for cell in front]
+    named = _named(on_front)
     floors = {
         name: getattr(floor, metric, None) for name, floor in summary.corpus[data].floors.items()
     }
@@ -209,31 +210,35 @@ def _scatter(
         draw_floors(
             sheet, [(short_floor_name(name), each) for name, each in floors.items() if each]
         )
-        named = _named(on_front)
         name_points(
             sheet,
             [placed[marks.index(mark)] for mark in named],
             [labels.short(label(mark.cell)) for mark in named],
             [series(styles.of(mark.cell).colour) for mark in named],
         )
-        ends = and_list([f"{label(mark.cell)} {mark.cell.budget}" for mark in on_front])
-        stated = "; ".join(
-            f"{mark.cell.name} {kind.written(mark.spread.mean)} at {format_count(mark.x)}"
-            for mark in on_front
-        )
+        against = f"{kind.title} against {title}"
         alt = (
-            f"Scatter plot of {kind.title} against {title} on {data}, {len(marks)} cells. "
-            f"On the Pareto front: {stated}."
+            f"Scatter plot of {against} on {data}, {len(marks)} cells. "
+            f"On the Pareto front: {_stated(on_front, kind)}."
         )
-        caption = f"On the front: {ends}. Bars: 95 % over seeds."
-        if axis == "flops":
-            caption += " Thin lines join the budgets of one model."
-        return Drawing(
-            key,
-            f"{kind.title} against {title}",
-            caption,
-            inline(sheet.figure, key, alt, sheet.tips),
-        )
+        drawn = inline(sheet.figure, key, alt, sheet.tips)
+        return Drawing(key, against, _caption(on_front, axis), drawn)
+
+
+def _stated(marks: Sequence[PlottedCell], kind: MetricKind) -> str:
+    """Return the numbers of some marks, for who does not see them."""
+    return "; ".join(
+        f"{mark.cell.name} {kind.written(mark.spread.mean)} at {format_count(mark.x)}"
+        for mark in marks
+    )
+
+
+def _caption(on_front: Sequence[PlottedCell], axis: str) -> str:
+    ends = and_list([f"{label(mark.cell)} {mark.cell.budget}" for mark in on_front])
+    caption = f"On the front: {ends}. Bars: 95 % over seeds."
+    if axis == "flops":
+        caption += " Thin lines join the budgets of one model."
+    return caption
 
 
 KEY_ROW = 15.0
@@ -373,12 +378,15 @@ def _crosses(
         left, right = sheet.axes.get_xlim()
         x = max(left, min(right, value(cell)))
         y = max(bottom, min(top, sum(values) / len(values))) if values else top
-        style = {
-            "marker": "x",
-            "markersize": 6.5,
-            "markeredgewidth": 1.5,
-            "clip_on": False,
-            "zorder": 4,
-        }
-        sheet.axes.plot([x], [y], color=COLOURS["muted"], gid=f"x{place}", **style)  # pyright: ignore[reportArgumentType]
+        sheet.axes.plot(
+            [x],
+            [y],
+            color=COLOURS["muted"],
+            gid=f"x{place}",
+            marker="x",
+            markersize=6.5,
+            markeredgewidth=1.5,
+            clip_on=False,
+            zorder=4,
+        )
         sheet.tips[f"x{place}"] = f"{cell.name}: {cell.standing}; {cell.why}"

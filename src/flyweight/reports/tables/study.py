@@ -91,100 +91,28 @@ def label(cell: CellSummary) -> str:
 def _columns(summary: StudySummary) -> list[Column[StudySubject]]:
     """Return the columns of a study; only contexts that differ are worth room in a terminal."""
     several_contexts = len({cell.context for cell in summary.cells}) > 1
-    return [
-        Column(
-            key="context",
-            title="context",
-            about="tokens of a window",
-            value=_of_cell(lambda cell: f"{cell.context}"),
-            priority=2 if several_contexts else 11,
-        ),
-        Column(
-            key="budget",
-            title="budget",
-            about="the study's name for how long it trained",
-            value=_of_cell(lambda cell: cell.budget),
-            priority=2,
-        ),
-        Column(
-            key="lr",
-            title="lr",
-            about="learning rate",
-            value=_rate,
-            priority=5,
-        ),
-        Column(
-            key="parameters",
-            title="params",
-            about="parameters stored",
-            value=_of_cell(lambda cell: format_count(cell.parameters)),
-            priority=4,
-        ),
-        Column(
-            key="flops",
-            title="FLOPs",
-            about="training FLOPs of a run (T: 10^12, P: 10^15)",
-            value=_of_finished(lambda cell: format_count(cell.flops)),
-            better="lower",
-            priority=3,
-        ),
-        Column(
-            key="seconds",
-            title="time",
-            about="training time of a run",
-            value=_of_finished(lambda cell: format_short_time(cell.seconds)),
-            priority=8,
-        ),
-        Column(
-            key="memory_planned",
-            title="planned",
-            about="memory that a training was planned with",
-            value=_bytes_of(lambda cell: cell.memory_planned),
-            priority=12,
-        ),
-        Column(
-            key="memory_used",
-            title="memory",
-            about="the most memory that a training held, beside Python's own",
-            value=_bytes_of(lambda cell: cell.memory_used),
-            better="lower",
-            priority=13,
-        ),
-        *(
-            Column(
-                key=metric,
-                title=metric_kind(metric).title,
-                about=metric_kind(metric).about,
-                value=_metric(metric),
-                better=metric_kind(metric).better,
-                ranked=True,
-                priority=1 if metric == summary.metrics[0] else 7,
-            )
-            for metric in summary.metrics
-        ),
-        Column(
-            key="front",
-            title="front",
-            about="on the Pareto front: no other cell is better for fewer training FLOPs",
-            value=lambda line: Cell("yes") if line.on_front else None,
-            priority=6,
-        ),
-        Column(
-            key="validation",
-            title="valid.",
-            about="mean of the best validation NLL in training, which chooses",
-            value=_validation,
-            better="lower",
-            priority=9,
-        ),
-        Column(
-            key="seeds",
-            title="runs",
-            about="runs that count",
-            value=_of_cell(lambda cell: f"{len(cell.tested)}"),
-            priority=10,
-        ),
-    ]
+    context = Column(
+        key="context",
+        title="context",
+        about="tokens of a window",
+        value=_of_cell(lambda cell: f"{cell.context}"),
+        priority=2 if several_contexts else 11,
+    )
+    measured = [_metric_column(metric, summary) for metric in summary.metrics]
+    return [context, *CONDITIONS, *COSTS, *measured, *OUTCOMES]
+
+
+def _metric_column(metric: str, summary: StudySummary) -> Column[StudySubject]:
+    kind = metric_kind(metric)
+    return Column(
+        key=metric,
+        title=kind.title,
+        about=kind.about,
+        value=_metric(metric),
+        better=kind.better,
+        ranked=True,
+        priority=1 if metric == summary.metrics[0] else 7,
+    )
 
 
 # --- values ---
@@ -335,3 +263,89 @@ def _csv_floors(summary: StudySummary) -> Iterator[Sequence[object]]:
             for metric in summary.metrics:
                 if (value := getattr(floor, metric, None)) is not None:
                     yield (*blank, "floor", metric, f"{value:.10g}", "", "", 1)
+
+
+CONDITIONS: tuple[Column[StudySubject], ...] = (
+    Column(
+        key="budget",
+        title="budget",
+        about="the study's name for how long it trained",
+        value=_of_cell(lambda cell: cell.budget),
+        priority=2,
+    ),
+    Column(
+        key="lr",
+        title="lr",
+        about="learning rate",
+        value=_rate,
+        priority=5,
+    ),
+)
+"""What a cell was trained with, beside its context."""
+
+COSTS: tuple[Column[StudySubject], ...] = (
+    Column(
+        key="parameters",
+        title="params",
+        about="parameters stored",
+        value=_of_cell(lambda cell: format_count(cell.parameters)),
+        priority=4,
+    ),
+    Column(
+        key="flops",
+        title="FLOPs",
+        about="training FLOPs of a run (T: 10^12, P: 10^15)",
+        value=_of_finished(lambda cell: format_count(cell.flops)),
+        better="lower",
+        priority=3,
+    ),
+    Column(
+        key="seconds",
+        title="time",
+        about="training time of a run",
+        value=_of_finished(lambda cell: format_short_time(cell.seconds)),
+        priority=8,
+    ),
+    Column(
+        key="memory_planned",
+        title="planned",
+        about="memory that a training was planned with",
+        value=_bytes_of(lambda cell: cell.memory_planned),
+        priority=12,
+    ),
+    Column(
+        key="memory_used",
+        title="memory",
+        about="the most memory that a training held, beside Python's own",
+        value=_bytes_of(lambda cell: cell.memory_used),
+        better="lower",
+        priority=13,
+    ),
+)
+"""What a cell is and takes."""
+
+OUTCOMES: tuple[Column[StudySubject], ...] = (
+    Column(
+        key="front",
+        title="front",
+        about="on the Pareto front: no other cell is better for fewer training FLOPs",
+        value=lambda line: Cell("yes") if line.on_front else None,
+        priority=6,
+    ),
+    Column(
+        key="validation",
+        title="valid.",
+        about="mean of the best validation NLL in training, which chooses",
+        value=_validation,
+        better="lower",
+        priority=9,
+    ),
+    Column(
+        key="seeds",
+        title="runs",
+        about="runs that count",
+        value=_of_cell(lambda cell: f"{len(cell.tested)}"),
+        priority=10,
+    ),
+)
+"""What the study says of a cell, beside its metrics."""
