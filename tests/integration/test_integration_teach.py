@@ -147,7 +147,6 @@ def test_several_teachers_tell_the_mean_of_their_probabilities(raw, tmp_path):
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
-        ({"train": {"steps": STEPS + 1}}, "the record has 24 rows, and this training reads 28"),
         ({"objective": {"temperature": 2.0}}, "the record is of temperature 1, and objective"),
     ],
 )
@@ -165,6 +164,8 @@ def test_a_record_that_does_not_fit_is_refused(raw, tmp_path, stage, message):
         ({"told": "teacher"}, "told: teacher is a stage pretrain; name a stage teach"),
         ({"teacher": "beside"}, "told: whole is the record of teacher, and the teacher is beside"),
         ({"told": "nobody"}, "nobody"),
+        ({"train": {"steps": STEPS + 1}}, "the record has 24 rows, and this training reads 28"),
+        ({"data": {"context": 8}}, "the record is of another context .32, and this training reads"),
         (
             {"teacher": ["teacher", "beside"], "told": None},
             "several teachers tell before a student",

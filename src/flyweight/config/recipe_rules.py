@@ -131,6 +131,23 @@ def _of_the_record(where: str, stage: Distill, recipe: Recipe) -> Iterator[str]:
             f"{where}.across: {stage.told}, its record, has {record.across}, and this stage "
             f"{stage.across}; give both the same"
         )
+    elif isinstance(stage.data, Data):
+        yield from _windows_told(f"{where}.told", stage, stage.data, record)
+
+
+def _windows_told(where: str, stage: Distill, data: Data, record: Teach) -> Iterator[str]:
+    """Find a record of other windows than a training reads, or of fewer."""
+    if record.data.context != data.context:
+        yield (
+            f"{where}: the record is of another context ({record.data.context}, and this training "
+            f"reads {data.context}); teach it anew"
+        )
+    rows = (stage.train.steps or 0) * stage.train.batch
+    if rows > record.rows:
+        yield (
+            f"{where}: the record has {record.rows} rows, and this training reads {rows}; teach "
+            f"more rows, or train fewer steps"
+        )
 
 
 def _kept(where: str, stage: Snapshot, recipe: Recipe) -> Iterator[str]:
