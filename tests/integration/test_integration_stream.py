@@ -204,6 +204,16 @@ def test_skipped_shards_are_told(raw, tmp_path):
         made(raw, tmp_path, "other")
 
 
+def test_shards_that_cannot_be_read_are_refused_before_a_training_where_they_were_seen(
+    raw, tmp_path
+):
+    bad = tmp_path / "shards" / "part-001.jsonl.gz"
+    bad.write_bytes(bad.read_bytes()[:200])
+    with pytest.raises(RequestError, match=r"1 of 4 shards cannot .* the last: part-001.*=0\.25"):
+        made(raw, tmp_path)
+    assert not list((tmp_path / "runs").glob("pretrain-*"))
+
+
 def test_teachers_students_and_measurements_read_streams(raw, tmp_path):
     raw["stages"] = {
         "teacher": {"stage": "pretrain"},

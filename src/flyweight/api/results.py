@@ -166,9 +166,9 @@ def _model_row(model: summary.ModelSummary) -> dict[str, object]:
     row |= {
         "training_steps": training and training.steps,
         "training_flops": training and training.flops,
-        "training_total_flops": training and training.total_flops,
+        "training_total_flops": training.total_flops if training else model.total_flops,
         "training_seconds": training and training.seconds,
-        "training_total_seconds": training and training.total_seconds,
+        "training_total_seconds": training.total_seconds if training else model.total_seconds,
     }
     row["audit_passed"] = model.audit.passed if model.audit else None
     row["id"] = model.id

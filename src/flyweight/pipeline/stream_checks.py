@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from flyweight.config import schema
+from flyweight.config.stream import Stream
 from flyweight.data.corpus import Corpus
 from flyweight.data.streams import open_stream
 from flyweight.data.streams.held_out import shares
+from flyweight.data.streams.order import too_many
+from flyweight.errors import RequestError
 from flyweight.store.artifact import Artifact
 from flyweight.training import streaming
 
@@ -22,7 +26,7 @@ def check_shards(recipe: schema.Recipe, data_dir: Path | None) -> None:
 
 
 def check_tokens(recipe: schema.Recipe, corpus: Callable[[schema.Data], Artifact]) -> None:
-    """Raise RequestError where a stage asks for more tokens than its stream has.
+    """Raise RequestError where a stage asks for more tokens than its stream has, or can give.
 
     `corpus` packs what is packed of a stream. A limit that is known later, or the tokenizer of a
     model that is made later, is checked when the stage begins.
@@ -37,7 +41,15 @@ def check_tokens(recipe: schema.Recipe, corpus: Callable[[schema.Data], Artifact
         packed = corpus(data)
         text = Corpus.open(packed.path / "corpus", verify=False)
         known = packed.facts["stream"]
+        _check_readable(data.stream, known)
         streaming.check_tokens(data.stream, known, text, tokens, f"stages.{name}")
+
+
+def _check_readable(stream: Stream, known: Mapping[str, Any]) -> None:
+    """Raise RequestError where what was read for the sample has too many bad shards already."""
+    bad = known.get("unreadable", ())  # artifacts of earlier versions have none
+    if bad and (fault := too_many(stream, len(bad), known["shards"])):
+        raise RequestError(f"stream: {fault[0]}; the last: {bad[-1]}. {fault[1]}")
 
 
 def known_tokens(train: schema.Train, context: int) -> int | None:

@@ -216,6 +216,10 @@ class ModelSummary(Record):
     """The share of zeros in its pruned adapters; None of a model without."""
     verification: Verification | None = None
     """Whether its exports are this model, where the report asks for it."""
+    total_flops: float | None = None
+    """FLOPs of all trainings before a model without one of its own; None where nothing was."""
+    total_seconds: float | None = None
+    """Seconds of all trainings before a model without one of its own."""
 
 
 class PairedComparison(Record):

@@ -90,6 +90,8 @@ def _model(source: ModelArtifacts, names: Sequence[str]) -> run_summary.ModelSum
             if name.startswith("model/")
         ),
         training=training,
+        total_flops=None if training else facts.get("total_flops") or None,
+        total_seconds=None if training else facts.get("total_seconds") or None,
         evaluate=evaluation(source.measured.get("evaluate")),
         bench=None if bench is None else BenchResult.from_metrics(bench),
         verification=Verification.from_metrics(measured["verify"])

@@ -118,6 +118,13 @@ class RankedModel:
             model = self.summary.model(model.input)
         return model.training
 
+    def total(self, what: Literal["flops", "seconds"]) -> float | None:
+        """Return what it cost with its teachers and parents, of which not all are compared."""
+        inherited = getattr(self.model, f"total_{what}")
+        if inherited is not None:
+            return inherited
+        return None if self.training is None else getattr(self.training, f"total_{what}")
+
     @property
     def short(self) -> bool:
         """Whether its training ended too early: after few steps, or while validation loss fell."""

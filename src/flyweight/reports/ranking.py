@@ -249,7 +249,8 @@ def _decode(ranked: RankedModel) -> Metric | None:
 
 
 def _flops(ranked: RankedModel) -> Metric | None:
-    return Metric.exact(ranked.training.total_flops, "FLOPs") if ranked.training else None
+    total = ranked.total("flops")
+    return None if total is None else Metric.exact(total, "FLOPs")
 
 
 AXES = {

@@ -187,6 +187,14 @@ def test_too_many_bad_shards_end_it(tmp_path: Path):
         texts_of(small(source))
 
 
+def test_the_share_that_is_advised_is_enough(tmp_path: Path):
+    source = write_shards(tmp_path, shards=3)
+    truncated(tmp_path / "part-002.jsonl.gz")
+    with pytest.raises(FlyweightError, match=r"stream\.bad_shards=0\.34"):
+        texts_of(small(source))
+    assert texts_of(small(source, bad_shards=0.34))
+
+
 def test_a_shard_of_another_schema_names_its_columns(tmp_path: Path):
     source = write_shards(tmp_path)
     write_jsonl(tmp_path / "part-009.jsonl.gz", documents(10), column="body")

@@ -125,11 +125,11 @@ class StreamSample:
             try:
                 self._take(shard, taken, held_out, left, seen)
             except Unreadable as error:
-                bad.append(Skipped(shard.name, str(error)))
+                bad.append(Skipped(shard.name, str(error).removeprefix(f"{shard.name}: ")))
         if not taken["train"].documents and bad:
             raise RequestError(
-                f"stream.source: no shard can be read: {bad[0].reason}; name other shards, or "
-                "another column of theirs (stream.text)"
+                f"stream.source: no shard can be read: {bad[0].name}: {bad[0].reason}; name "
+                "other shards, or another column of theirs (stream.text)"
             )
         return taken, bad, seen
 
@@ -137,9 +137,10 @@ class StreamSample:
         """Return what is known of the stream now: shards, bytes, and about how much text it has.
 
         `text_bytes` are those that a training learns from in one epoch: `exact` where all of the
-        stream was read, else by the packed bytes that the text which was read took.
+        stream was read, else by the packed bytes that the text which was read took. `unreadable`
+        are the shards that could not be read then.
         """
-        taken, _, seen = self._taken
+        taken, bad, seen = self._taken
         shards = self.found.shards
         whole = sum(shard.bytes for shard in shards)
         held_out = shares(self.stream, self.found)
@@ -152,6 +153,7 @@ class StreamSample:
             "source": self.stream.source,
             "revision": self.found.revision,
             "shards": len(shards),
+            "unreadable": [each.name for each in bad],
             "bytes": whole,
             "text_bytes": learned,
             "exact": exact,

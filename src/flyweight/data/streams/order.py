@@ -7,6 +7,7 @@ block is read again from its first row, and everything behind the place is the s
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -246,17 +247,24 @@ class _Reading:
         """Leave out the rest of a shard; raise FlyweightError where those are too many."""
         self.ends[shard.name] = row
         self._tell("shard_skipped", shard, row, error)
-        bad, whole = len(self.ends), len(self.order.found.shards)
-        share = self.order.stream.bad_shards
-        if bad > share * whole:
-            raise FlyweightError(
-                f"stream: {bad} of {whole} shards cannot be read, and stream.bad_shards allows "
-                f"{share:.3g} of them; the last: {error}. Mend or remove it, or allow more "
-                f"(stream.bad_shards={bad / whole:.2g})"
-            )
+        if fault := too_many(self.order.stream, len(self.ends), len(self.order.found.shards)):
+            last = str(error).rstrip(".")
+            raise FlyweightError(f"stream: {fault[0]}; the last: {last}. {fault[1]}")
 
     def _tell_again(self, shard: StreamShard, row: int, error: Unreadable) -> None:
         self._tell("shard_retried", shard, row, error)
 
     def _tell(self, kind: str, shard: StreamShard, row: int, error: Unreadable) -> None:
         self.events.append(StreamEvent(kind, {"shard": shard.name, "row": row, "why": str(error)}))
+
+
+def too_many(stream: Stream, bad: int, whole: int) -> tuple[str, str] | None:
+    """Return what is wrong where more shards cannot be read than may be, and what to do."""
+    if bad <= stream.bad_shards * whole * (1 + 1e-9):
+        return None
+    enough = math.ceil(100 * bad / whole) / 100  # rounded down it would not be enough
+    return (
+        f"{bad} of {whole} shards cannot be read, and stream.bad_shards allows "
+        f"{stream.bad_shards:.3g} of them",
+        f"Mend or remove it, or allow more (stream.bad_shards={enough:g})",
+    )

@@ -18,7 +18,6 @@ from flyweight.config.units import (
 )
 from flyweight.records.floors import Floor
 from flyweight.records.metric import Metric
-from flyweight.records.run_summary import Training
 from flyweight.reports.models import ModelGroup, RankedModel
 from flyweight.reports.ranking import AXES
 from flyweight.tables.engine import Cell, Column
@@ -133,7 +132,7 @@ def _measured(name: str) -> Callable[[RunSubject], Metric | None]:
 
 
 def _trained(
-    own: str, unit: str, form: Callable[[float], str]
+    own: Literal["flops", "seconds"], unit: str, form: Callable[[float], str]
 ) -> Callable[[RunSubject], Cell | None]:
     """Return a training's own cost over the total one.
 
@@ -141,10 +140,10 @@ def _trained(
     """
 
     def value(line: RunSubject) -> Cell | None:
-        training = line.ranked.training if line.ranked else None
-        if line.ranked is None or training is None:
+        total = line.ranked.total(own) if line.ranked else None
+        if line.ranked is None or total is None:
             return None
-        spent, total = _own(line.ranked, training, own), getattr(training, f"total_{own}")
+        spent = _own(line.ranked, own)
         sub = "" if total == spent else f"{SIGMA} {form(total)}"
         return Cell(form(spent) if spent else "none", sub, Metric.exact(spent, unit))
 
@@ -158,16 +157,16 @@ def _training_peak(line: RunSubject) -> Metric | None:
     return Metric.exact(training.peak_bytes, "bytes")
 
 
-def _own(ranked: RankedModel, training: Training, what: str) -> float:
-    return 0.0 if ranked.model.training is None else getattr(training, what)
+def _own(ranked: RankedModel, what: str) -> float:
+    return 0.0 if ranked.model.training is None else getattr(ranked.model.training, what)
 
 
-def _total(name: str, unit: str) -> Callable[[RunSubject], Metric | None]:
+def _total(name: Literal["flops", "seconds"], unit: str) -> Callable[[RunSubject], Metric | None]:
     """Return how to read what a model cost with its teachers and parents."""
 
     def value(line: RunSubject) -> Metric | None:
-        training = line.ranked.training if line.ranked else None
-        return Metric.exact(getattr(training, f"total_{name}"), unit) if training else None
+        total = line.ranked.total(name) if line.ranked else None
+        return None if total is None else Metric.exact(total, unit)
 
     return value
 
