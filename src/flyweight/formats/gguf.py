@@ -1,6 +1,6 @@
 """A model as one GGUF file, which llama.cpp and what is built on it open; tokenizer included.
 
-Our decoder is llama.cpp's `gpt2`, `llama` or `qwen3` where the families of `hub.families` hold it.
+Our decoder is llama.cpp's `gpt2`, `llama` or `qwen3` where `gguf_family` says so.
 GGUF has no shared layers: visits are written out one by one. Biases that only some matrices have
 are zero in the others; dropout does not matter. Sources: llama.cpp's model code and its converters'
 conventions; the `gguf` package writes the file and quantizes.
@@ -10,25 +10,22 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flyweight.checkpoints import load_any, template_files
-from flyweight.checkpoints.beyond import beyond, changed_fields
-from flyweight.checkpoints.families import FAMILIES
+from flyweight.checkpoints import load_any
 from flyweight.checkpoints.family import Family, Inexpressible, Part
 from flyweight.config import schema
-from flyweight.config.linear_kinds import LinearKind
 from flyweight.config.units import format_count, format_size
 from flyweight.core.files import appearing, disk_errors, new_file, refuse_existing
-from flyweight.data import special
 from flyweight.errors import RequestError
 from flyweight.formats import gguf_codes, vocabulary
 from flyweight.formats.exported import Exported
+from flyweight.formats.gguf_family import written_out
+from flyweight.formats.gguf_header import converse, describe
 from flyweight.model import folder as model_folder
 from flyweight.model.dense_state import zeros_note
 from flyweight.model.position import frequencies
@@ -49,13 +46,6 @@ TYPES: dict[str, tuple[str, str]] = {
 }
 # The largest weight that each type can hold: a float16, or one times the largest code of a block.
 _LARGEST = {"F32": float("inf"), "F16": 65504.0, "Q8_0": 65504.0 * 127, "Q4_0": 65504.0 * 8}
-_LARGEST_NUMBER = 2**31  # of what a header holds in 32 bits
-
-
-_WRITTEN_OUT = frozenset(
-    {"sharing.kind", "sharing.times", "sharing.span", "sharing.loop_from", "sharing.index"}
-)
-"""Fields of sharing that show in the layers that are written; an index is refused by itself."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,7 @@ def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exporte
         raise RequestError(f"{out} is a folder; name the file, for example {out / 'model.gguf'}")
     refuse_existing(out)  # before anything is read
     config = load_any.decoder_config(folder, "GGUF")
-    plain, family, reasons = _plain(config)
+    plain, family, reasons = written_out(config)
     assert config.vocab_size
     tokens = vocabulary.read(folder / "tokenizer.json", config.vocab_size, reasons)
     if reasons or tokens is None:
@@ -114,8 +104,8 @@ def write(folder: Path, out: Path, type: str = "f16", name: str = "") -> Exporte
         writer = gguf.GGUFWriter(partial, family.model_type)
         try:
             file_type = _file_type(tensors, type)
-            _describe(writer, plain, family, tokens, file_type, name or out.stem)
-            _converse(writer, folder)
+            describe(writer, plain, family, tokens, file_type, name or out.stem)
+            converse(writer, folder)
             _write(writer, tensors)
         finally:
             writer.close()
@@ -133,90 +123,7 @@ def gguf_library() -> Any:
     return gguf
 
 
-# --- what llama.cpp would compute ---
-
-
-def _nearest(config: schema.ModelConfig) -> str:
-    """Return the name of the family that the config resembles most."""
-    if isinstance(config.position, schema.Learned):
-        return "gpt2"
-    return "qwen3" if config.attention.qk_norm else "llama"
-
-
-def _plain(config: schema.ModelConfig) -> tuple[schema.ModelConfig, Family, list[str]]:
-    """Return the config with its layers written out, the nearest family, and its faults.
-
-    A fault is a reason why the model does not fit that family.
-    """
-    attention, norm, mlp = config.attention, config.norm, config.mlp
-    learned = isinstance(config.position, schema.Learned)
-    bias = learned or attention.bias or bool(attention.out_bias)
-    plain = config.model_copy(
-        update={
-            "layers": len(visits(config)),
-            "sharing": schema.NoSharing(),
-            "linears": {},
-            "dropout": schema.Dropout(),
-            "attention": attention.model_copy(update={"bias": bias, "out_bias": bias}),
-            "norm": norm.model_copy(update={"bias": True})
-            if isinstance(norm, schema.LayerNorm)
-            else norm,
-            "mlp": mlp.model_copy(update={"bias": learned or mlp.bias}),
-        }
-    )
-    family = FAMILIES[_nearest(config)]
-    reasons = []
-    lossy = (kind for kind in config.linears.values() if not _writable(kind))
-    if packed := sorted({kind.label for kind in lossy}):
-        reasons.append(
-            f"it is quantized ({', '.join(packed)}), in codes that GGUF does not have (it has "
-            f"int8, and int4 in groups of {gguf_codes.BLOCK}): export the dense model that it was "
-            "made from, with --type q8_0 or q4_0"
-        )
-    reasons += _lost_sharing(config)
-    try:
-        family.raw(plain)
-    except Inexpressible as error:
-        reasons += error.reasons
-    if not config.layers:
-        reasons.append("it has no layers (model.layers=1 or more)")
-    if not isinstance(config.sharing, schema.NoSharing) and config.sharing.index:
-        reasons.append(
-            "its shared layers have an index embedding for each of their uses "
-            "(model.sharing.index=false)"
-        )
-    if learned and isinstance(mlp, schema.Gelu) and mlp.approximate == "none":
-        reasons.append(
-            "its GELU is the exact one; llama.cpp computes the tanh approximation (mlp: {kind: "
-            "gelu, approximate: tanh})"
-        )
-    if family.model_type == "qwen3":
-        if bias:
-            reasons.append(
-                "its attention has biases beside q/k norms; llama.cpp's qwen3 does not read all "
-                "of them"
-                " (model.attention.bias=false)"
-            )
-        if (
-            isinstance(config.position, schema.Rope)
-            and config.position.scaling
-            and config.position.scaling.kind == "llama3"
-        ):
-            reasons.append(
-                "its rotary scaling is llama3 beside q/k norms; llama.cpp's qwen3 has no factors "
-                "per frequency"
-            )
-    return plain, family, reasons
-
-
-def _writable(kind: LinearKind) -> bool:
-    return kind.plain or kind.lossless or bool(gguf_codes.type_of(kind))
-
-
-def _lost_sharing(config: schema.ModelConfig) -> list[str]:
-    """Return what is lost when shared layers are written out one by one."""
-    claims = {path for path, _ in changed_fields(config) if not path.startswith("sharing.")}
-    return beyond(config, claims | _WRITTEN_OUT)
+# --- the tensors ---
 
 
 def _tensors(
@@ -373,101 +280,6 @@ def _file_type(tensors: list[_Tensor], type: str) -> str:
         if name.upper() in codes:
             return TYPES[name][1]
     return TYPES[type][1]
-
-
-def _describe(
-    writer: gguf.GGUFWriter,
-    plain: schema.ModelConfig,
-    family: Family,
-    tokens: vocabulary.Vocabulary,
-    file_type: str,
-    name: str,
-) -> None:
-    """Put what llama.cpp has to know into the file's header."""
-    import gguf
-
-    attention = plain.attention
-    assert (
-        plain.context
-        and plain.mlp.hidden
-        and attention.heads
-        and attention.kv_heads
-        and attention.head_dim
-    )
-    writer.add_type("model")
-    writer.add_name(name)
-    writer.add_file_type(gguf.LlamaFileType[file_type])
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    writer.add_vocab_size(len(tokens.tokens))
-    writer.add_context_length(plain.context)
-    writer.add_embedding_length(plain.dim)
-    writer.add_block_count(plain.layers)
-    writer.add_feed_forward_length(plain.mlp.hidden)
-    writer.add_head_count(attention.heads)
-    writer.add_head_count_kv(attention.kv_heads)
-    if isinstance(plain.norm, schema.LayerNorm):
-        writer.add_layer_norm_eps(plain.norm.eps)
-    else:
-        writer.add_layer_norm_rms_eps(plain.norm.eps)
-    if isinstance(plain.position, schema.Rope):
-        writer.add_key_length(attention.head_dim)
-        writer.add_value_length(attention.head_dim)
-        writer.add_rope_dimension_count(attention.head_dim)
-        writer.add_rope_freq_base(family.raw(plain)["rope_theta"])  # ntk is another base
-        if plain.position.scaling and plain.position.scaling.kind == "linear":
-            writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-            writer.add_rope_scaling_factor(plain.position.scaling.factor)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(tokens.pre)
-    writer.add_token_list(tokens.tokens)
-    writer.add_token_types(tokens.types)
-    writer.add_token_merges(tokens.merges)
-    writer.add_bos_token_id(tokens.begin)
-    writer.add_eos_token_id(tokens.end)
-    if tokens.turn is not None:
-        writer.add_eot_token_id(tokens.turn)
-    if tokens.message is not None:
-        writer.add_eom_token_id(tokens.message)
-    if tokens.pad is not None:
-        writer.add_pad_token_id(tokens.pad)
-    writer.add_add_bos_token(tokens.adds[0])
-    writer.add_add_eos_token(tokens.adds[1])
-
-
-def _converse(writer: gguf.GGUFWriter, folder: Path) -> None:
-    """Put the chat template and the defaults of sampling into the header, if there are any."""
-    templates = {
-        re.sub("[^A-Za-z0-9]", "_", name): source
-        for name, source in template_files.sources(folder).items()
-    }
-    try:
-        "".join(templates.values()).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RequestError(
-            f"{folder}: its chat template is not UTF-8 text; copy the model again"
-        ) from error
-    if templates:
-        writer.add_chat_template(
-            [{"name": name, "template": source} for name, source in templates.items()]
-        )
-    drawn = special.json_object(folder / special.IDS[0])
-    if drawn.get("do_sample") is False:  # what else it says is not used there
-        return
-    adds: dict[str, Callable[[Any], None]] = {
-        "top_k": writer.add_sampling_top_k,
-        "temperature": writer.add_sampling_temp,
-        "top_p": writer.add_sampling_top_p,
-        "min_p": writer.add_sampling_min_p,
-        "repetition_penalty": writer.add_sampling_penalty_repeat,
-    }
-    for key, add in adds.items():
-        value = drawn.get(key)
-        if (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and abs(value) < _LARGEST_NUMBER
-        ):
-            add(int(value) if key == "top_k" else float(value))
 
 
 def _write(writer: gguf.GGUFWriter, tensors: list[_Tensor]) -> None:

@@ -16,7 +16,7 @@ from flyweight.checkpoints.families import FAMILIES
 from flyweight.checkpoints.family import Inexpressible
 from flyweight.config.layers import Attention
 from flyweight.config.schema import ModelConfig
-from flyweight.formats import gguf
+from flyweight.formats import gguf_family
 
 SIZES = {"vocab_size": 50, "context": 16, "dim": 32, "layers": 2}
 NATIVE: dict[str, dict[str, Any]] = {
@@ -195,7 +195,7 @@ def test_gguf_refuses_what_its_family_does_and_nothing_is_dropped(key: Any) -> N
     allowed = {"linears", "sharing", "dropout"}  # written out, or without effect on a file
     for family in FAMILIES:
         for model in changed(NATIVE[family], path, values, needs):
-            plain, chosen, reasons = gguf._plain(model)
+            plain, chosen, reasons = gguf_family.written_out(model)
             if not reasons and path.split(".")[0] not in allowed and path not in NOT_SAVED:
                 assert chosen.raw(plain) != {} and path in chosen.claims
 
@@ -219,7 +219,7 @@ def test_a_field_that_nobody_thought_of_is_refused() -> None:
         with pytest.raises(Inexpressible, match=r"model\.attention\.surprise is 4") as refusal:
             family.raw(model)
         assert "model.mystery is True" in str(refusal.value)
-        _, _, reasons = gguf._plain(model)
+        _, _, reasons = gguf_family.written_out(model)
         assert sum("surprise" in reason or "mystery" in reason for reason in reasons) == 2
 
 
