@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from flyweight.config import schema
-from flyweight.config.training import FP16_SCALER
 from flyweight.core.runtime import Precision, Runtime
 from flyweight.data.batch import Batch, BatchSource
 from flyweight.data.streams.windows import StreamWindows
-from flyweight.errors import DivergedError, FlyweightError, RequestError
+from flyweight.errors import DivergedError, FlyweightError
 from flyweight.model.build import Model
 from flyweight.model.decoder import Decoder
 from flyweight.model.dropout import dropouts_of, number_rows
@@ -25,6 +24,7 @@ from flyweight.store.artifact import Draft
 from flyweight.store.budget import Meter
 from flyweight.training import checkpoint, out_of_memory
 from flyweight.training.averages import Averages
+from flyweight.training.contradictions import check_pieces, check_training
 from flyweight.training.limits import Limits
 from flyweight.training.memory_saving import BackwardSteps, hold_in_float32, save_memory
 from flyweight.training.objectives import Objective
@@ -93,9 +93,10 @@ class Trainer:
 
     def start(self) -> TrainerState:
         """Return the state to train from: of the draft's checkpoint, or that of a new training."""
-        self._check_shares()
+        where, processes = f"stages.{self.name}", self.world.size
+        check_training(self.config, self.limits, self.cost, self.precision, processes, where)
         saving = self.config.memory
-        save_memory(self.model, saving, f"stages.{self.name}")
+        save_memory(self.model, saving, where)
         optimizers = build_optimizers(
             self.model,
             self.config.optimizer,
@@ -113,7 +114,7 @@ class Trainer:
         elif averages is not None:
             averages.swap()  # a checkpoint's weights are those that would be kept
         progress.accumulate = max(progress.accumulate, self.config.accumulate)
-        self._check_pieces(progress.accumulate)
+        check_pieces(self.config, progress.accumulate, processes, where)
         device = self.runtime.device.split(":")[0]
         scaler = torch.amp.GradScaler(device, enabled=self.precision == "fp16")
         if progress.scaler:
@@ -184,40 +185,6 @@ class Trainer:
         progress.tokens += self._tokens_per_step
         progress.flops += self.cost.at(fraction)
         return nll, norm
-
-    def _check_shares(self) -> None:
-        """Raise RequestError where processes cannot share a step evenly, or end at a time.
-
-        A step in the backward pass is not shared at all.
-        """
-        processes = self.world.size
-        if processes > 1 and self.limits.seconds is not None:
-            raise RequestError(
-                f"stages.{self.name}.train: {processes} processes cannot end at a time, because "
-                f"their clocks differ; give steps, tokens or flops instead of time"
-            )
-        backward = self.config.memory.step == "backward"
-        if backward and processes > 1:
-            raise RequestError(
-                f"stages.{self.name}.train.memory.step: backward drops each gradient before "
-                f"{processes} processes could add theirs; set it to after"
-            )
-        if backward and self.precision == "fp16":
-            raise RequestError(f"stages.{self.name}.train.memory.step: backward: {FP16_SCALER}")
-        self._check_pieces(self.config.accumulate)
-        if unlike := [at for at in self.config.snapshots if not self.cost.is_looped(at)]:
-            raise RequestError(
-                f"stages.{self.name}.train.snapshots: at {unlike[0]:g} the layers are not looped "
-                f"yet, so it would be another model; choose {self.cost.switch_at:g} or later"
-            )
-
-    def _check_pieces(self, accumulate: int) -> None:
-        batch, processes = self.config.batch, self.world.size
-        if batch % (accumulate * processes):
-            raise RequestError(
-                f"stages.{self.name}.train: batch {batch} cannot be cut into {accumulate} equal "
-                f"pieces for each of {processes} processes"
-            )
 
     # --- the time that is left ---
 
