@@ -177,5 +177,5 @@ def test_skips_and_first_values_need_a_teacher_with_the_same():
 
 def test_from_is_the_teacher():
     assert FromTeacher.model_validate({"from": "teacher", "width": "norm"}).width == "norm"
-    with pytest.raises(ValueError, match=r"from: 'input' is not known"):
+    with pytest.raises(ValueError, match=r"'input' is not known"):
         FromTeacher.model_validate({"from": "input"})
