@@ -95,11 +95,20 @@ def _command(options: argparse.Namespace, here: Path, runs: Path) -> list[str]:
     ]
 
 
+def _bench_rows(rows: Rows, protocol: str, name: str, bench: dict) -> None:
+    """Add what a stage `bench` measured: random weights are as fast as any others."""
+    for metric in ("forward_ms", "decode_tokens_per_s", "peak_bytes"):
+        found = bench[metric]
+        rows.add("flyweight", protocol, f"{name}: {metric}", 0, found["value"], found["unit"])
+
+
 def _rows(summary: dict, protocol: str, seconds: float) -> None:
     rows = Rows("lightgpt2_full")
     for stage in summary["stages"]:
         name = stage["name"]
         rows.add("flyweight", protocol, f"{name}: seconds", 0, stage["seconds"], "s")
+        if stage["bench"]:
+            _bench_rows(rows, protocol, name, stage["bench"])
         if memory := stage["memory"]:
             rows.add(
                 "flyweight", protocol, f"{name}: planned memory", 0, memory["planned"], "bytes"
