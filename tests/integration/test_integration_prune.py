@@ -339,7 +339,7 @@ def test_vocabulary_that_the_text_never_uses_goes_with_its_rows(tmp_path: Path) 
     [
         ({"vocabulary": "used"}, "the tokenizer"),
         ({"vocabulary": "used", "method": "magnitude", "sparsity": 0.5}, "method: structured"),
-        ({"vocabulary": "all"}, "is not one of"),
+        ({"vocabulary": "all"}, "vocabulary: 'all' is not 'used'"),
     ],
 )
 def test_a_vocabulary_that_cannot_be_cut_is_refused(tmp_path, fields, words) -> None:
