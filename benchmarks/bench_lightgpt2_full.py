@@ -119,7 +119,8 @@ def _rows(summary: dict, protocol: str, seconds: float) -> None:
         unique = model["parameters"]["unique"]
         rows.add("flyweight", protocol, f"{model['name']}: parameters", 0, unique, "parameters")
         rows.add("flyweight", protocol, f"{model['name']}: file", 0, model["disk_bytes"], "bytes")
-    rows.add("flyweight", protocol, "whole command", 0, seconds, "s")
+    if not any(stage["reused"] for stage in summary["stages"]):
+        rows.add("flyweight", protocol, "whole command", 0, seconds, "s")
     print(rows.write(f"lightgpt2_full_{protocol}"))
 
 

@@ -49,7 +49,8 @@ def faults(
     result = []
     top = set(around.model_fields) if around else set[str]()
     for fault in error.errors():
-        place = _place(roots, fault["loc"])
+        named = fault["type"] in ("extra_forbidden", "missing")  # the last part is a field's name
+        place = _place(roots, fault["loc"], named)
         text = _text(fault, place.names, place.configs)
         if fault["type"] == "extra_forbidden" and place.names[-1] in top:
             text = f"unknown name (did you mean {place.names[-1]}, at the top of the recipe?)"
@@ -185,8 +186,10 @@ _FORM = re.compile(r"(literal|tuple|list)\[|(constrained|function)-|(int|float|b
 """The names of plain members of unions, as pydantic has them in the place of a fault."""
 
 
-def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) -> _Place:
-    """Return what a fault's location stands for; see `_Place`."""
+def _place(
+    roots: Sequence[type[BaseModel]], location: tuple[int | str, ...], named: bool
+) -> _Place:
+    """Return what a fault's location stands for; `named` where it ends with a field's name."""
     place = _Place(configs=list(roots))
     mapping: Any = None
     for step, part in enumerate(location):
@@ -197,7 +200,8 @@ def _place(roots: Sequence[type[BaseModel]], location: tuple[int | str, ...]) ->
         if tagged and mapping is None and (len(place.configs) > 1 or not (last or part in known)):
             place.configs = tagged
             continue
-        if mapping is None and part not in known and _FORM.match(str(part)):
+        field_name = part in known or mapping is not None or (named and last)
+        if not field_name and _FORM.match(str(part)):
             place.union = tuple(place.names)
             continue
         place.names.append(str(part))

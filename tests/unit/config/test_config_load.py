@@ -527,3 +527,11 @@ stages:
     stages = checked(*words, text=text).stages
     assert [stage.train.steps for stage in stages.values()] == [8, 5, 8]
     assert [stage.train.schedule.warmup for stage in stages.values()] == [0.1, 0.1, 0.3]
+
+
+@pytest.mark.parametrize("name", ["int", "str", "float", "bool"])
+def test_an_unknown_field_may_be_called_like_a_kind_of_value(name):
+    text = f"name: a\n{name}: 1\nstages: {{t: {{stage: pretrain, {name}: 1}}}}"
+    said = refusal(text=text)
+    assert f"  {name}: unknown name" in said
+    assert f"stages.t.{name}: unknown name" in said
